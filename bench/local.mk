@@ -1,0 +1,1 @@
+# the bench room's files

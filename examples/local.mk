@@ -1,0 +1,1 @@
+# the examples room's files

@@ -1,0 +1,25 @@
+#ifndef COTERIE_H
+#define COTERIE_H
+/** @file
+ * All of libcoterie. libcoterie-place adds coterie/place.h. */
+#include <coterie/api.h>
+#include <coterie/kernels.h>
+#include <coterie/model.h>
+#include <coterie/placement.h>
+#include <coterie/session.h>
+#include <coterie/simulate.h>
+#include <coterie/status.h>
+#include <coterie/trace.h>
+#include <coterie/transport.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Version of the library in use, such as "0.1.0". */
+COTERIE_API const char *coterie_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,82 @@
+#ifndef COTERIE_PLACE_H
+#define COTERIE_PLACE_H
+/** @file
+ * Placement by integer programming. In libcoterie-place, which links GLPK
+ * (GPL-3); engines need only libcoterie and the file that is written. */
+#include <coterie/placement.h>
+#include <coterie/trace.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** What is minimised. Values are ABI. */
+typedef enum coterie_objective {
+    /** Pairs of experts that one token uses on different ranks: within a layer
+     * (each costs copies) and from a layer to the next (each may cost one),
+     * weighted as `dispatch` counts them for the mode asked. */
+    COTERIE_OBJECTIVE_DISPATCH = 0,
+    /** ExFlow's: pairs of consecutive layers' experts on different ranks. */
+    COTERIE_OBJECTIVE_CROSSING = 1
+} coterie_objective_t;
+
+/** How far the search has come; values in the objective's unit. */
+typedef struct coterie_place_progress {
+    double cost, bound, elapsed_s, left_s;
+    const char *solver; /**< static text */
+} coterie_place_progress_t;
+
+/** Start from COTERIE_PLACE_OPTIONS_INIT. Zero always means "default". */
+typedef struct coterie_place_options {
+    size_t size;
+    uint32_t rank_count;   /**< required */
+    uint32_t node_count;   /**< default 1 */
+    uint32_t spare;        /**< replica slots per rank and layer */
+    uint32_t objective;    /**< coterie_objective_t */
+    uint32_t mode;         /**< coterie_mode_t that dispatch serves; owner */
+    uint32_t seed;
+    double load_cap;       /**< fullest rank's load over the mean; 0: none */
+    double time_limit_s;   /**< default 60 */
+    double network_cost;   /**< a copy between nodes, in copies within; 8 */
+    double train_share;    /**< of the sequences, from the first; 0.5 */
+    /** Called now and then; non-zero stops the search with the best so far. */
+    int (*progress)(void *arg, const coterie_place_progress_t *progress);
+    void *progress_arg;
+} coterie_place_options_t;
+
+#define COTERIE_PLACE_OPTIONS_INIT { .size = sizeof(coterie_place_options_t) }
+
+/** What was found and how good it is. "train" is the part of the trace that
+ * was optimised on, "held" the rest. */
+typedef struct coterie_place_report {
+    size_t size;
+    char solver[64];       /**< which solvers gave cost and bound */
+    uint32_t proved;       /**< 1: no better placement exists (on train) */
+    uint32_t cap_raised;   /**< 1: load_cap was infeasible; see load_cap */
+    double load_cap;       /**< the cap in force; 0: none */
+    double cost_in_order, cost_random, cost, bound; /**< train, per token */
+    double gap;            /**< (cost - bound) / cost */
+    double kappa;          /**< (random - cost) / (random - bound) */
+    double load_in_order, load; /**< fullest rank over mean, worst layer */
+    double held_cost_in_order, held_cost; /**< held, per token */
+    /** Held: copies per token and layer as coterie_simulate counts them, for
+     * two-phase with experts in order, and for two-phase, owner and forward
+     * (always-right prediction) with this placement. */
+    double held_copies_in_order, held_copies[3];
+    double elapsed_s;
+} coterie_place_report_t;
+
+#define COTERIE_PLACE_REPORT_INIT { .size = sizeof(coterie_place_report_t) }
+
+/** Decides a placement from a trace. Allocates; may use the whole time limit.
+ *
+ * @param report  may be NULL
+ * @return OK also when stopped early; ERR_INFEASIBLE with the reason */
+COTERIE_API coterie_status_t coterie_place(
+    const coterie_trace_t *trace, const coterie_place_options_t *options,
+    coterie_placement_t **placement_p, coterie_place_report_t *report);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+coterieinclude_HEADERS += include/coterie/kernels.h

@@ -1,0 +1,73 @@
+dnl COTERIE_WITH(name, pkg-config modules, what for)
+dnl yes must succeed, auto may come up empty; sets with_NAME, HAVE_NAME.
+AC_DEFUN([COTERIE_WITH], [
+  AC_ARG_WITH([$1], [AS_HELP_STRING([--with-$1=yes|no|auto], [$3])],
+              [], [with_$1=auto])
+  AS_IF([test "x$with_$1" != xno],
+    [PKG_CHECK_MODULES(m4_toupper([$1]), [$2],
+      [with_$1=yes],
+      [AS_IF([test "x$with_$1" = xyes], [AC_MSG_ERROR([--with-$1: no $2])])
+       with_$1=no])])
+  COTERIE_FOUND([$1], [$3])])
+
+dnl COTERIE_FOUND(name, what for): the define, the conditional, the summary
+AC_DEFUN([COTERIE_FOUND], [
+  AS_IF([test "x$with_$1" = xyes],
+    [AC_DEFINE([HAVE_]m4_toupper([$1]), [1], [$2])])
+  AM_CONDITIONAL([HAVE_]m4_toupper([$1]), [test "x$with_$1" = xyes])
+  AS_VAR_APPEND([coterie_summary], ["; $1: $with_$1"])])
+
+dnl GLPK ships no pkg-config file.
+AC_DEFUN([COTERIE_WITH_GLPK], [
+  AC_ARG_WITH([glpk], [AS_HELP_STRING([--with-glpk=yes|no|auto],
+    [libcoterie-place and coterie place])], [], [with_glpk=auto])
+  AS_IF([test "x$with_glpk" != xno], [
+    coterie_libs=$LIBS
+    AC_CHECK_HEADER([glpk.h],
+      [AC_CHECK_LIB([glpk], [glp_intopt], [coterie_glpk=yes],
+                    [coterie_glpk=no])], [coterie_glpk=no])
+    LIBS=$coterie_libs
+    AS_IF([test "x$with_glpk$coterie_glpk" = xyesno],
+      [AC_MSG_ERROR([--with-glpk: no glpk.h or libglpk])])
+    with_glpk=$coterie_glpk])
+  AS_IF([test "x$with_glpk" = xyes], [GLPK_LIBS=-lglpk], [GLPK_LIBS=])
+  AC_SUBST([GLPK_LIBS])
+  COTERIE_FOUND([glpk], [placement by integer programming])])
+
+dnl MPI by pkg-config under the names its makers use.
+AC_DEFUN([COTERIE_WITH_MPI], [
+  AC_ARG_WITH([mpi], [AS_HELP_STRING([--with-mpi=yes|no|auto],
+    [the MPI transport, libcoterie-mpi])], [], [with_mpi=auto])
+  AS_IF([test "x$with_mpi" != xno],
+    [PKG_CHECK_MODULES([MPI], [ompi-c], [coterie_mpi=yes],
+      [PKG_CHECK_MODULES([MPI], [mpich], [coterie_mpi=yes],
+                         [coterie_mpi=no])])
+     AS_IF([test "x$with_mpi$coterie_mpi" = xyesno],
+       [AC_MSG_ERROR([--with-mpi: pkg-config knows no ompi-c or mpich])])
+     with_mpi=$coterie_mpi])
+  COTERIE_FOUND([mpi], [ranks as MPI processes])])
+
+AC_DEFUN([COTERIE_WARNINGS], [
+  AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror],
+    [treat warnings as errors])], [], [enable_werror=no])
+  COTERIE_CFLAGS="-std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes"
+  COTERIE_CFLAGS="$COTERIE_CFLAGS -Wmissing-prototypes -fvisibility=hidden"
+  AS_IF([test "x$enable_werror" = xyes],
+    [COTERIE_CFLAGS="$COTERIE_CFLAGS -Werror"])
+  AC_SUBST([COTERIE_CFLAGS])])
+
+AC_DEFUN([COTERIE_SANITIZERS], [
+  AC_ARG_ENABLE([sanitizers],
+    [AS_HELP_STRING([--enable-sanitizers=address|thread],
+      [build with ASan and UBSan, or with TSan])],
+    [], [enable_sanitizers=no])
+  AS_CASE([$enable_sanitizers],
+    [no], [SANITIZER_FLAGS=],
+    [address], [SANITIZER_FLAGS="-fsanitize=address,undefined dnl
+-fno-sanitize-recover=undefined -fno-omit-frame-pointer"],
+    [thread], [SANITIZER_FLAGS="-fsanitize=thread"],
+    [AC_MSG_ERROR([--enable-sanitizers takes address or thread])])
+  AS_IF([test "x$enable_sanitizers" != xno],
+    [AC_DEFINE([COTERIE_SANITIZED], [1], [built with a sanitizer])])
+  AC_SUBST([SANITIZER_FLAGS])
+  AS_VAR_APPEND([coterie_summary], ["; sanitizers: $enable_sanitizers"])])

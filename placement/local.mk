@@ -1,0 +1,7 @@
+coterieinclude_HEADERS += include/coterie/placement.h \
+	include/coterie/simulate.h include/coterie/trace.h
+
+if HAVE_GLPK
+coterieinclude_HEADERS += include/coterie/place.h
+pkgconfig_DATA += coterie-place.pc
+endif

@@ -1,0 +1,15 @@
+# One program, so that Criterion closes with one synthesis. It links the static
+# library: a room's tests may reach inside their room.
+if HAVE_CRITERION
+check_PROGRAMS += tests/run
+TESTS += tests/run
+endif
+tests_run_SOURCES = tests/test_base.c
+tests_run_CPPFLAGS = $(AM_CPPFLAGS)
+tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS)
+tests_run_LDFLAGS = $(AM_LDFLAGS) -static
+tests_run_LDADD = libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS)
+AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
+	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
+	COTERIE_COMMAND='$(abs_builddir)/coterie'; \
+	export COTERIE_TEST_DATA COTERIE_EXAMPLES COTERIE_COMMAND;

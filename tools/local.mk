@@ -1,0 +1,1 @@
+# the tools room's files
