@@ -5,7 +5,8 @@ check_PROGRAMS += tests/run
 TESTS += tests/run
 endif
 tests_run_SOURCES = tests/test_base.c \
-	tests/test_transport.c
+	tests/test_transport.c \
+	tests/test_placement.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS)
 tests_run_LDFLAGS = $(AM_LDFLAGS) -static
