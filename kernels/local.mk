@@ -1,1 +1,5 @@
 coterieinclude_HEADERS += include/coterie/kernels.h
+libcoterie_la_SOURCES += kernels/cpu/avx2.c kernels/cpu/avx512.c \
+	kernels/cpu/cpu.h kernels/cpu/dense.c kernels/cpu/expert.c \
+	kernels/cpu/isa.c kernels/cpu/portable.c kernels/cpu/product.c \
+	kernels/cpu/router.c kernels/cpu/tile.h

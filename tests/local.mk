@@ -5,6 +5,7 @@ check_PROGRAMS += tests/run
 TESTS += tests/run
 endif
 tests_run_SOURCES = tests/test_base.c \
+	tests/test_kernels.c \
 	tests/test_transport.c \
 	tests/test_placement.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)

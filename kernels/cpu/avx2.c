@@ -1,0 +1,122 @@
+#include "config.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define VEC TARGET static inline __attribute__((always_inline))
+#define OPS coterie_cpu_avx2
+#define ISA_NAME "avx2"
+/* 12 registers of sums: a vector is a pair here. */
+#define TILE_ROWS 3
+#define TILE_OUTPUTS 2
+
+typedef struct vec {
+    __m256 low, high;
+} vec_t;
+
+VEC vec_t vec_set(float value)
+{
+    return (vec_t){_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+
+VEC vec_t vec_load(const void *from)
+{
+    const float *values = from;
+    return (vec_t){_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)};
+}
+
+VEC vec_t vec_load_part(const void *from, size_t count)
+{
+    float whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load(whole);
+}
+
+VEC void vec_store(float *to, vec_t v)
+{
+    _mm256_storeu_ps(to, v.low);
+    _mm256_storeu_ps(to + 8, v.high);
+}
+
+VEC void vec_store_part(float *to, vec_t v, size_t count)
+{
+    float whole[COTERIE_LANES];
+    vec_store(whole, v);
+    memcpy(to, whole, count * sizeof(whole[0]));
+}
+
+VEC vec_t vec_load_f16(const void *from)
+{
+    const __m128i *halves = from;
+    return (vec_t){_mm256_cvtph_ps(_mm_loadu_si128(halves)),
+                   _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+
+VEC __m256 from_bf16(const __m128i *from)
+{
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+VEC vec_t vec_load_bf16(const void *from)
+{
+    const __m128i *halves = from;
+    return (vec_t){from_bf16(halves), from_bf16(halves + 1)};
+}
+
+#define VEC_BINARY(name, operation)                                   \
+    VEC vec_t name(vec_t a, vec_t b)                                  \
+    {                                                                 \
+        return (vec_t){operation(a.low, b.low),                       \
+                       operation(a.high, b.high)};                    \
+    }
+VEC_BINARY(vec_add, _mm256_add_ps)
+VEC_BINARY(vec_mul, _mm256_mul_ps)
+VEC_BINARY(vec_div, _mm256_div_ps)
+VEC_BINARY(vec_min, _mm256_min_ps)
+VEC_BINARY(vec_max, _mm256_max_ps)
+
+VEC vec_t vec_fma(vec_t a, vec_t b, vec_t c)
+{
+    return (vec_t){_mm256_fmadd_ps(a.low, b.low, c.low),
+                   _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+VEC vec_t vec_round(vec_t v)
+{
+    enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    return (vec_t){_mm256_round_ps(v.low, NEAREST),
+                   _mm256_round_ps(v.high, NEAREST)};
+}
+
+VEC __m256 half_pow2(__m256 n)
+{
+    const __m256i biased =
+        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(126));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+
+/* 2^(n - 1) for whole n from -125 to 128. */
+VEC vec_t vec_half_pow2(vec_t n)
+{
+    return (vec_t){half_pow2(n.low), half_pow2(n.high)};
+}
+
+/* The 16 lanes, halved four times. */
+VEC float vec_sum(vec_t v)
+{
+    const __m256 a = _mm256_add_ps(v.low, v.high);
+    const __m128 b =
+        _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+#include "kernels/cpu/tile.h"
+#endif

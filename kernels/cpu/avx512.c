@@ -1,0 +1,117 @@
+#include "config.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+#define VEC TARGET static inline __attribute__((always_inline))
+#define OPS coterie_cpu_avx512
+#define ISA_NAME "avx512"
+/* 24 sums, 4 weights and the present x: 29 of 32 registers. */
+#define TILE_ROWS 6
+#define TILE_OUTPUTS 4
+
+typedef __m512 vec_t;
+
+VEC vec_t vec_set(float value)
+{
+    return _mm512_set1_ps(value);
+}
+
+VEC vec_t vec_load(const void *from)
+{
+    return _mm512_loadu_ps(from);
+}
+
+VEC __mmask16 first_lanes(size_t count)
+{
+    return (__mmask16)((1u << count) - 1);
+}
+
+VEC vec_t vec_load_part(const void *from, size_t count)
+{
+    return _mm512_maskz_loadu_ps(first_lanes(count), from);
+}
+
+VEC void vec_store(float *to, vec_t v)
+{
+    _mm512_storeu_ps(to, v);
+}
+
+VEC void vec_store_part(float *to, vec_t v, size_t count)
+{
+    _mm512_mask_storeu_ps(to, first_lanes(count), v);
+}
+
+VEC vec_t vec_load_f16(const void *from)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(from));
+}
+
+VEC vec_t vec_load_bf16(const void *from)
+{
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+VEC vec_t vec_add(vec_t a, vec_t b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+VEC vec_t vec_mul(vec_t a, vec_t b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+VEC vec_t vec_div(vec_t a, vec_t b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+VEC vec_t vec_fma(vec_t a, vec_t b, vec_t c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+VEC vec_t vec_min(vec_t a, vec_t b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+VEC vec_t vec_max(vec_t a, vec_t b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+VEC vec_t vec_round(vec_t v)
+{
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT);
+}
+
+/* 2^(n - 1) for whole n from -125 to 128. */
+VEC vec_t vec_half_pow2(vec_t n)
+{
+    const __m512i biased =
+        _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(126));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+}
+
+/* The 16 lanes, halved four times. */
+VEC float vec_sum(vec_t v)
+{
+    const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v),
+                                   _mm512_extractf32x8_ps(v, 1));
+    const __m128 b =
+        _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+#include "kernels/cpu/tile.h"
+#endif

@@ -1,0 +1,73 @@
+#ifndef COTERIE_KERNELS_CPU_H
+#define COTERIE_KERNELS_CPU_H
+/* What an instruction set provides. Loops over rows, outputs and blocks of the
+ * inner dimension are written once, on top of these, in product.c.
+ *
+ * A row's bits: an output is a sum over blocks of COTERIE_INNER_BLOCK, in
+ * order; inside a block lane i adds the products i, i + 16, i + 32, ... in
+ * order, and the 16 lanes are added in one fixed tree. That holds for every
+ * tile size, so rows do not depend on their neighbours; and AVX2 keeps 16
+ * lanes as AVX-512 does, so that unlike processors route one token alike. */
+#include <coterie/kernels.h>
+
+enum {
+    COTERIE_LANES = 16,
+    COTERIE_TILE_ROWS_MAX = 6, /* rows of the largest tile */
+    COTERIE_INNER_BLOCK = 2048,
+    COTERIE_ROW_BLOCK = 48,   /* rows that share one reading of a weight */
+    COTERIE_OUTPUT_BLOCK = 64 /* outputs that share a block of the rows */
+};
+
+/* A few rows times a few weight rows, over one block of the inner dimension. */
+typedef struct coterie_tile {
+    const float *const *x; /* the rows */
+    const void *weight;    /* first of the weight rows */
+    size_t weight_stride;  /* bytes */
+    size_t first, count;   /* the block: elements of x and weight rows */
+    const char *ahead;     /* what will be read next: as weight, first */
+    float *y;              /* set if the block is the first, else added to */
+    size_t y_stride;       /* elements */
+} coterie_tile_t;
+
+typedef void (*coterie_tile_fn)(const coterie_tile_t *tile);
+
+typedef struct coterie_cpu_ops {
+    const char *name;
+    uint32_t rows, outputs; /* of the largest tile */
+    /* By dtype - 1 and rows - 1: `outputs` outputs. */
+    coterie_tile_fn tile[3][COTERIE_TILE_ROWS_MAX];
+    coterie_tile_fn tile_single[3]; /* one row, one output */
+    /* up[i] = silu(gate[i]) * up[i] */
+    void (*silu_mul)(size_t count, const float *gate, float *up);
+    /* y[i] += scale * x[i] */
+    void (*add_scaled)(size_t count, float scale, const float *x, float *y);
+    void (*rms_norm)(size_t width, float eps, const float *x,
+                     const float *weight, float *y);
+} coterie_cpu_ops_t;
+
+extern const coterie_cpu_ops_t coterie_cpu_portable;
+#if defined(__x86_64__)
+extern const coterie_cpu_ops_t coterie_cpu_avx2;
+extern const coterie_cpu_ops_t coterie_cpu_avx512;
+#endif
+
+/* The one in use. */
+const coterie_cpu_ops_t *coterie_cpu_ops(void);
+
+/* At most COTERIE_ROW_BLOCK rows times a matrix. */
+typedef struct coterie_product {
+    uint32_t rows, in, out;
+    coterie_dtype_t dtype;
+    const float *const *x;
+    const void *weight;   /* [out] rows */
+    size_t weight_stride; /* bytes */
+    float *y;             /* [rows, out] */
+    size_t y_stride;      /* elements */
+} coterie_product_t;
+
+void coterie_cpu_product(const coterie_cpu_ops_t *ops,
+                         const coterie_product_t *product);
+
+size_t coterie_dtype_size(coterie_dtype_t dtype);
+
+#endif

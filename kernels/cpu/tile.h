@@ -1,0 +1,205 @@
+/* Written once, compiled once for each instruction set: includes of this file
+ * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
+ * lets a function use the instructions), OPS (the table's name), ISA_NAME,
+ * TILE_ROWS and TILE_OUTPUTS. */
+
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
+                      coterie_dtype_t dtype);
+INLINE void tile_finish(const coterie_tile_t *tile, int rows, int outputs,
+                        vec_t sum[][TILE_OUTPUTS]);
+INLINE vec_t vec_load_weight(const void *weight, coterie_dtype_t dtype);
+INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
+                                  size_t count);
+INLINE vec_t vec_silu(vec_t x);
+INLINE vec_t vec_exp(vec_t x);
+
+#define TILE(dtype, rows)                                                 \
+    TARGET static void tile_##dtype##_##rows(const coterie_tile_t *tile)  \
+    {                                                                     \
+        tile_body(tile, rows, TILE_OUTPUTS, COTERIE_DTYPE_##dtype);       \
+    }
+#define TILE_SINGLE(dtype)                                                \
+    TARGET static void tile_##dtype##_single(const coterie_tile_t *tile)  \
+    {                                                                     \
+        tile_body(tile, 1, 1, COTERIE_DTYPE_##dtype);                     \
+    }
+#if TILE_ROWS == 6
+#define TILES(dtype)                                                      \
+    TILE(dtype, 1) TILE(dtype, 2) TILE(dtype, 3) TILE(dtype, 4)           \
+    TILE(dtype, 5) TILE(dtype, 6) TILE_SINGLE(dtype)
+#define TILE_LIST(dtype)                                                  \
+    {tile_##dtype##_1, tile_##dtype##_2, tile_##dtype##_3,                \
+     tile_##dtype##_4, tile_##dtype##_5, tile_##dtype##_6}
+#elif TILE_ROWS == 3
+#define TILES(dtype)                                                      \
+    TILE(dtype, 1) TILE(dtype, 2) TILE(dtype, 3) TILE_SINGLE(dtype)
+#define TILE_LIST(dtype) {tile_##dtype##_1, tile_##dtype##_2, tile_##dtype##_3}
+#endif
+
+TILES(F32)
+TILES(F16)
+TILES(BF16)
+
+TARGET static void silu_mul(size_t count, const float *gate, float *up)
+{
+    size_t i = 0;
+    for (; i + COTERIE_LANES <= count; i += COTERIE_LANES)
+        vec_store(up + i, vec_mul(vec_silu(vec_load(gate + i)),
+                                  vec_load(up + i)));
+    if (i < count)
+        vec_store_part(up + i,
+                       vec_mul(vec_silu(vec_load_part(gate + i, count - i)),
+                               vec_load_part(up + i, count - i)),
+                       count - i);
+}
+
+TARGET static void add_scaled(size_t count, float scale, const float *x,
+                              float *y)
+{
+    const vec_t factor = vec_set(scale);
+    size_t i = 0;
+    for (; i + COTERIE_LANES <= count; i += COTERIE_LANES)
+        vec_store(y + i, vec_fma(factor, vec_load(x + i), vec_load(y + i)));
+    if (i < count)
+        vec_store_part(y + i,
+                       vec_fma(factor, vec_load_part(x + i, count - i),
+                               vec_load_part(y + i, count - i)),
+                       count - i);
+}
+
+TARGET static void rms_norm(size_t width, float eps, const float *x,
+                            const float *weight, float *y)
+{
+    const size_t whole = width - width % COTERIE_LANES, rest = width - whole;
+    vec_t sum = vec_set(0), scale;
+    for (size_t i = 0; i < whole; i += COTERIE_LANES)
+        sum = vec_fma(vec_load(x + i), vec_load(x + i), sum);
+    if (rest > 0) {
+        const vec_t last = vec_load_part(x + whole, rest);
+        sum = vec_fma(last, last, sum);
+    }
+    scale = vec_set(1.0f / sqrtf(vec_sum(sum) / (float)width + eps));
+    for (size_t i = 0; i < whole; i += COTERIE_LANES)
+        vec_store(y + i, vec_mul(vec_load(weight + i),
+                                 vec_mul(vec_load(x + i), scale)));
+    if (rest > 0)
+        vec_store_part(
+            y + whole,
+            vec_mul(vec_load_part(weight + whole, rest),
+                    vec_mul(vec_load_part(x + whole, rest), scale)),
+            rest);
+}
+
+const coterie_cpu_ops_t OPS = {
+    .name = ISA_NAME,
+    .rows = TILE_ROWS,
+    .outputs = TILE_OUTPUTS,
+    .tile = {TILE_LIST(F32), TILE_LIST(F16), TILE_LIST(BF16)},
+    .tile_single = {tile_F32_single, tile_F16_single, tile_BF16_single},
+    .silu_mul = silu_mul,
+    .add_scaled = add_scaled,
+    .rms_norm = rms_norm,
+};
+
+/* rows, outputs and dtype are constants wherever this is inlined, so that the
+ * sums live in registers. */
+INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
+                      coterie_dtype_t dtype)
+{
+    const size_t size = dtype == COTERIE_DTYPE_F32 ? 4 : 2;
+    const size_t whole = tile->count - tile->count % COTERIE_LANES;
+    const char *weight = (const char *)tile->weight + tile->first * size;
+    const char *ahead = tile->ahead;
+    vec_t sum[TILE_ROWS][TILE_OUTPUTS], w[TILE_OUTPUTS];
+
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int o = 0; o < outputs; o++)
+            sum[r][o] = vec_set(0);
+    for (size_t k = 0; k < whole; k += COTERIE_LANES) {
+        UNROLL for (int o = 0; o < outputs; o++) {
+            const size_t at = (size_t)o * tile->weight_stride + k * size;
+            w[o] = vec_load_weight(weight + at, dtype);
+            __builtin_prefetch(ahead + at);
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vec_t x = vec_load(tile->x[r] + tile->first + k);
+            UNROLL for (int o = 0; o < outputs; o++)
+                sum[r][o] = vec_fma(x, w[o], sum[r][o]);
+        }
+    }
+    if (whole < tile->count) {
+        const size_t rest = tile->count - whole;
+        UNROLL for (int o = 0; o < outputs; o++)
+            w[o] = vec_load_weight_part(weight +
+                                            (size_t)o * tile->weight_stride +
+                                            whole * size,
+                                        dtype, rest);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vec_t x =
+                vec_load_part(tile->x[r] + tile->first + whole, rest);
+            UNROLL for (int o = 0; o < outputs; o++)
+                sum[r][o] = vec_fma(x, w[o], sum[r][o]);
+        }
+    }
+    tile_finish(tile, rows, outputs, sum);
+}
+
+INLINE void tile_finish(const coterie_tile_t *tile, int rows, int outputs,
+                        vec_t sum[][TILE_OUTPUTS])
+{
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int o = 0; o < outputs; o++) {
+            float *y = tile->y + (size_t)r * tile->y_stride + o;
+            const float part = vec_sum(sum[r][o]);
+            *y = tile->first == 0 ? part : *y + part;
+        }
+}
+
+INLINE vec_t vec_load_weight(const void *weight, coterie_dtype_t dtype)
+{
+    if (dtype == COTERIE_DTYPE_F32)
+        return vec_load(weight);
+    return dtype == COTERIE_DTYPE_F16 ? vec_load_f16(weight)
+                                      : vec_load_bf16(weight);
+}
+
+INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
+                                  size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    if (dtype == COTERIE_DTYPE_F32)
+        return vec_load_part(weight, count);
+    memcpy(whole, weight, count * sizeof(whole[0]));
+    return vec_load_weight(whole, dtype);
+}
+
+/* As torch computes it: x / (1 + exp(-x)), so -infinity gives NaN. */
+INLINE vec_t vec_silu(vec_t x)
+{
+    const vec_t one = vec_set(1);
+    return vec_div(x, vec_add(one, vec_exp(vec_mul(x, vec_set(-1)))));
+}
+
+/* 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the last
+ * place; infinite from 89 on, never below exp(-86). ln 2 is split in two so
+ * that n times its first part is exact. NaN stays NaN: vec_min and vec_max
+ * return their second argument then. */
+INLINE vec_t vec_exp(vec_t x)
+{
+    const vec_t in = vec_max(vec_set(-86), vec_min(vec_set(89), x));
+    const vec_t n = vec_round(vec_mul(in, vec_set(1.44269504f)));
+    const vec_t r = vec_fma(n, vec_set(-1.42860682e-6f),
+                            vec_fma(n, vec_set(-0.693145752f), in));
+    vec_t p = vec_set(1.98412698e-4f);
+    p = vec_fma(p, r, vec_set(1.38888889e-3f));
+    p = vec_fma(p, r, vec_set(8.33333333e-3f));
+    p = vec_fma(p, r, vec_set(4.16666667e-2f));
+    p = vec_fma(p, r, vec_set(1.66666667e-1f));
+    p = vec_fma(p, r, vec_set(0.5f));
+    p = vec_fma(p, r, vec_set(1));
+    p = vec_fma(p, r, vec_set(1));
+    return vec_mul(vec_mul(p, vec_set(2)), vec_half_pow2(n));
+}
