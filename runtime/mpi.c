@@ -20,7 +20,6 @@ typedef struct buffer {
 typedef struct mpi {
     coterie_transport_t base;
     MPI_Comm comm;
-    bool finalize; /* we initialised MPI */
     bool aborted;
     MPI_Request *requests; /* of sends under way */
     int request_count, request_capacity;
@@ -29,6 +28,7 @@ typedef struct mpi {
 
 static const coterie_transport_ops_t mpi_ops;
 static coterie_status_t mpi_start(uint32_t rank_count, mpi_t *mpi);
+static void finalize(void);
 static coterie_status_t mpi_send(coterie_transport_t *t, uint32_t peer,
                                  coterie_traffic_t traffic, const void *data,
                                  size_t size);
@@ -81,7 +81,7 @@ static coterie_status_t mpi_start(uint32_t rank_count, mpi_t *mpi)
         code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
         if (code != MPI_SUCCESS)
             return mpi_fail(mpi, "MPI_Init_thread", code);
-        mpi->finalize = true;
+        atexit(finalize); /* MPI cannot be initialised twice */
     }
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (rank_count != 0 && (uint32_t)size != rank_count)
@@ -97,6 +97,11 @@ static coterie_status_t mpi_start(uint32_t rank_count, mpi_t *mpi)
     mpi->base.rank = (uint32_t)rank;
     mpi->base.rank_count = (uint32_t)size;
     return COTERIE_OK;
+}
+
+static void finalize(void)
+{
+    MPI_Finalize();
 }
 
 static coterie_status_t mpi_send(coterie_transport_t *t, uint32_t peer,
@@ -214,8 +219,6 @@ static void mpi_close(coterie_transport_t *t)
             MPI_Request_free(&mpi->requests[i]);
     if (mpi->comm != MPI_COMM_NULL && !mpi->aborted)
         MPI_Comm_free(&mpi->comm);
-    if (mpi->finalize)
-        MPI_Finalize();
     while (mpi->spare != NULL) {
         buffer_t *next = mpi->spare->next;
 

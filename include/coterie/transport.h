@@ -28,7 +28,7 @@ COTERIE_API coterie_status_t coterie_transport_open_threads(
     coterie_transport_t **transports);
 
 /** MPI_COMM_WORLD, duplicated; initialises MPI if nobody has, and then
- * finalises it on closing. In libcoterie-mpi, built where MPI was found.
+ * finalises it at exit. In libcoterie-mpi, built where MPI was found.
  * @param rank_count  what the caller planned for, 0: any; ERR_MISMATCH if the
  *                    world has another size */
 COTERIE_API coterie_status_t coterie_transport_open_mpi(
