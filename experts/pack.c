@@ -1,0 +1,264 @@
+#include "config.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/options.h"
+#include "experts/model.h"
+#include "experts/store.h"
+
+typedef struct packer {
+    const coterie_model_t *model;
+    coterie_pack_options_t options;
+    coterie_output_t output;
+    uint64_t position;    /* in the output */
+    uint64_t done, total; /* bytes of records and tensors */
+    void *buffer;         /* for the largest of them */
+    json_t *records, *tensors;
+} packer_t;
+
+static coterie_status_t packer_init(packer_t *packer);
+static coterie_status_t store_write(packer_t *packer);
+static coterie_status_t records_write(packer_t *packer);
+static coterie_status_t tensors_write(packer_t *packer);
+static coterie_status_t data_write(packer_t *packer, uint64_t size,
+                                   json_t *entry, json_t *list);
+static coterie_status_t block_pad(packer_t *packer);
+static json_t *hash_list(const void *data, uint64_t size);
+static json_t *shape_list(const coterie_tensor_t *tensor);
+static coterie_status_t index_write(packer_t *packer);
+static char *index_text(packer_t *packer);
+static coterie_status_t head_write(packer_t *packer, const char *index,
+                                   uint64_t size);
+
+coterie_status_t coterie_model_pack(const coterie_model_t *model,
+                                    const char *path,
+                                    const coterie_pack_options_t *options)
+{
+    packer_t packer = {.model = model};
+    coterie_status_t status;
+
+    if (model == NULL || path == NULL)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_model_pack: an argument is NULL");
+    status = coterie_options_read(options, &packer.options,
+                                  sizeof(packer.options), "coterie_model_pack");
+    if (status != COTERIE_OK)
+        return status;
+    status = packer_init(&packer);
+    if (status == COTERIE_OK)
+        status = coterie_output_open(path, packer.options.force != 0,
+                                     &packer.output);
+    if (status == COTERIE_OK)
+        status = store_write(&packer);
+    if (status == COTERIE_OK)
+        status = coterie_output_commit(&packer.output);
+    coterie_output_abandon(&packer.output);
+    json_decref(packer.records);
+    json_decref(packer.tensors);
+    free(packer.buffer);
+    return status;
+}
+
+static coterie_status_t packer_init(packer_t *packer)
+{
+    const coterie_model_t *model = packer->model;
+    const coterie_tensors_t *tensors = &model->source->tensors;
+    uint64_t largest = model->format.record_size;
+
+    packer->total = largest * model->shape.config.moe_layers *
+                    model->shape.config.experts;
+    for (size_t i = 0; i < tensors->count; i++) {
+        uint64_t size = tensors->items[i].size;
+        if (tensors->items[i].role != COTERIE_TENSOR_DENSE)
+            continue;
+        packer->total += size;
+        largest = size > largest ? size : largest;
+    }
+    packer->buffer = malloc(largest);
+    packer->records = json_array();
+    packer->tensors = json_array();
+    if (packer->buffer == NULL || packer->records == NULL ||
+        packer->tensors == NULL)
+        return coterie_fail_memory(largest, "the largest tensor");
+    return COTERIE_OK;
+}
+
+static coterie_status_t store_write(packer_t *packer)
+{
+    static const char block[COTERIE_STORE_BLOCK];
+    coterie_status_t status;
+
+    /* The superblock is written last, when the index is known. */
+    status = coterie_output_write(&packer->output, block, sizeof(block));
+    packer->position = sizeof(block);
+    if (status == COTERIE_OK)
+        status = records_write(packer);
+    if (status == COTERIE_OK)
+        status = tensors_write(packer);
+    if (status == COTERIE_OK)
+        status = index_write(packer);
+    return status;
+}
+
+static coterie_status_t records_write(packer_t *packer)
+{
+    const coterie_model_t *model = packer->model;
+    const coterie_model_config_t *config = &model->shape.config;
+    uint32_t count = config->moe_layers * config->experts;
+    coterie_status_t status = COTERIE_OK;
+
+    for (uint32_t i = 0; i < count && status == COTERIE_OK; i++) {
+        uint32_t l = i / config->experts, e = i % config->experts;
+        status = coterie_model_expert(model, l, e, packer->buffer);
+        if (status == COTERIE_OK)
+            status = data_write(
+                packer, model->format.record_size,
+                json_pack("{s:I, s:I, s:I}", "moe_layer", (json_int_t)l,
+                          "expert", (json_int_t)e, "layout",
+                          (json_int_t)model->format.layout),
+                packer->records);
+    }
+    return status;
+}
+
+static coterie_status_t tensors_write(packer_t *packer)
+{
+    const coterie_source_t *source = packer->model->source;
+    coterie_status_t status = COTERIE_OK;
+
+    for (size_t i = 0; i < source->tensors.count && status == COTERIE_OK;
+         i++) {
+        const coterie_tensor_t *tensor = &source->tensors.items[i];
+        if (tensor->role != COTERIE_TENSOR_DENSE)
+            continue;
+        status = source->ops->read(source, tensor, packer->buffer);
+        if (status == COTERIE_OK)
+            status = data_write(
+                packer, tensor->size,
+                json_pack("{s:s, s:s, s:o}", "name", tensor->name, "dtype",
+                          coterie_dtype_name(tensor->dtype), "shape",
+                          shape_list(tensor)),
+                packer->tensors);
+    }
+    return status;
+}
+
+/* Writes size bytes of the buffer and moves their completed entry to list. */
+static coterie_status_t data_write(packer_t *packer, uint64_t size,
+                                   json_t *entry, json_t *list)
+{
+    const coterie_pack_options_t *options = &packer->options;
+    coterie_status_t status;
+    int failed;
+
+    failed = json_object_set_new(entry, "offset",
+                                 json_integer((json_int_t)packer->position));
+    failed |= json_object_set_new(entry, "xxh3",
+                                  hash_list(packer->buffer, size));
+    failed |= json_array_append_new(list, entry);
+    if (failed)
+        return coterie_fail_memory(size / COTERIE_STORE_CHUNK, "the index");
+    status = coterie_output_write(&packer->output, packer->buffer, size);
+    packer->position += size;
+    if (status == COTERIE_OK)
+        status = block_pad(packer);
+    packer->done += size;
+    if (status == COTERIE_OK && options->progress != NULL)
+        options->progress(options->progress_arg, packer->done, packer->total);
+    return status;
+}
+
+static coterie_status_t block_pad(packer_t *packer)
+{
+    static const char zeros[COTERIE_STORE_BLOCK];
+    uint64_t size = -packer->position % COTERIE_STORE_BLOCK;
+
+    packer->position += size;
+    return coterie_output_write(&packer->output, zeros, size);
+}
+
+/* NULL when out of memory, which json_object_set_new passes on. */
+static json_t *hash_list(const void *data, uint64_t size)
+{
+    json_t *list = json_array();
+
+    for (uint64_t begin = 0; begin < size; begin += COTERIE_STORE_CHUNK) {
+        uint64_t left = size - begin;
+        uint64_t hash = coterie_store_hash(
+            (const char *)data + begin,
+            left < COTERIE_STORE_CHUNK ? left : COTERIE_STORE_CHUNK);
+        char text[COTERIE_STORE_HASH_TEXT];
+        snprintf(text, sizeof(text), "%016" PRIx64, hash);
+        if (json_array_append_new(list, json_string(text)) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static json_t *shape_list(const coterie_tensor_t *tensor)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < tensor->rank; i++)
+        if (json_array_append_new(
+                list, json_integer((json_int_t)tensor->shape[i])) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+static coterie_status_t index_write(packer_t *packer)
+{
+    char *text = index_text(packer);
+    uint64_t size;
+    coterie_status_t status;
+
+    if (text == NULL)
+        return coterie_fail_memory(0, "the store's index");
+    size = strlen(text);
+    status = coterie_output_write(&packer->output, text, size);
+    if (status == COTERIE_OK)
+        status = head_write(packer, text, size);
+    free(text);
+    return status;
+}
+
+static char *index_text(packer_t *packer)
+{
+    const coterie_model_t *model = packer->model;
+    json_t *index = json_pack(
+        "{s:s, s:{s:s, s:I, s:O}, s:O}", "config", model->source->config_text,
+        "experts", "dtype", coterie_dtype_name(model->format.dtype),
+        "record_size", (json_int_t)model->format.record_size, "records",
+        packer->records, "tensors", packer->tensors);
+    char *text = json_dumps(index, JSON_COMPACT);
+
+    json_decref(index);
+    return text;
+}
+
+static coterie_status_t head_write(packer_t *packer, const char *index,
+                                   uint64_t size)
+{
+    coterie_store_head_t head = {
+        .magic = COTERIE_STORE_MAGIC,
+        .version = COTERIE_STORE_VERSION,
+        .index_offset = packer->position,
+        .index_size = size,
+        .index_hash = coterie_store_hash(index, size),
+    };
+
+    head.head_hash = coterie_store_head_hash(&head);
+    if (fseeko(packer->output.stream, 0, SEEK_SET) != 0)
+        return coterie_fail(COTERIE_ERR_IO, "%s: cannot go back to byte 0",
+                            packer->output.path);
+    return coterie_output_write(&packer->output, &head, sizeof(head));
+}

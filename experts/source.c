@@ -1,0 +1,41 @@
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "experts/source.h"
+
+enum { MATRIX_ALIGNMENT = 64, RECORD_ALIGNMENT = 4096 };
+
+static uint64_t round_up(uint64_t size, uint64_t alignment);
+
+void coterie_source_clear(coterie_source_t *source)
+{
+    coterie_tensors_clear(&source->tensors);
+    free(source->config_text);
+    free(source->path);
+}
+
+void coterie_expert_format_init(const coterie_model_config_t *config,
+                                uint32_t dtype,
+                                coterie_expert_format_t *format)
+{
+    uint64_t matrix =
+        (uint64_t)config->hidden * config->ffn * coterie_dtype_size(dtype);
+    uint64_t stride = round_up(matrix, MATRIX_ALIGNMENT);
+
+    *format = (coterie_expert_format_t){
+        .size = sizeof(*format),
+        .layout = COTERIE_LAYOUT_ROWS,
+        .dtype = dtype,
+        .hidden = config->hidden,
+        .ffn = config->ffn,
+        .record_size = round_up(2 * stride + matrix, RECORD_ALIGNMENT),
+        .up_offset = stride,
+        .down_offset = 2 * stride,
+    };
+}
+
+static uint64_t round_up(uint64_t size, uint64_t alignment)
+{
+    return (size + alignment - 1) / alignment * alignment;
+}

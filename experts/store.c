@@ -1,0 +1,420 @@
+#include "config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "base/error.h"
+#include "experts/datafile.h"
+#include "experts/source.h"
+#include "experts/store.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "stores are read in place and are little-endian"
+#endif
+
+typedef struct record {
+    uint64_t offset, first_hash;
+} record_t;
+
+typedef struct store {
+    coterie_source_t base;
+    coterie_datafile_t file;
+    coterie_expert_format_t format;
+    uint64_t record_size; /* as the index says */
+    uint32_t dtype;       /* of the experts, as the index says */
+    uint32_t experts;     /* a layer; known once bound */
+    record_t *records;
+    size_t record_count;
+    uint64_t *hashes;
+    size_t hash_count, hash_room;
+} store_t;
+
+static coterie_status_t store_bind(coterie_source_t *source,
+                                   const coterie_shape_t *shape,
+                                   coterie_expert_format_t *format);
+static coterie_status_t store_read(const coterie_source_t *source,
+                                   const coterie_tensor_t *tensor, void *data);
+static coterie_status_t store_expert(const coterie_source_t *source,
+                                     uint32_t moe_layer, uint32_t expert,
+                                     void *record);
+static void store_close(coterie_source_t *source);
+
+static const coterie_source_ops_t store_ops = {
+    "expert store", store_bind, store_read, store_expert, store_close};
+
+static coterie_status_t store_load(store_t *store);
+static coterie_status_t head_load(const store_t *store,
+                                  coterie_store_head_t *head);
+static coterie_status_t index_load(store_t *store,
+                                   const coterie_store_head_t *head,
+                                   json_t **index_p);
+static coterie_status_t index_read(store_t *store, const json_t *index);
+static coterie_status_t tensors_read(store_t *store, const json_t *list);
+static coterie_status_t experts_read(store_t *store, const json_t *experts);
+static coterie_status_t record_read(store_t *store, const json_t *entry,
+                                    size_t ordinal);
+static coterie_status_t place_read(store_t *store, const json_t *entry,
+                                   const char *what, uint64_t size,
+                                   uint64_t *offset_p);
+static coterie_status_t hashes_read(store_t *store, const json_t *list,
+                                    const char *what, uint64_t size);
+static coterie_status_t chunks_verify(const store_t *store, const void *data,
+                                      uint64_t size, uint64_t first_hash,
+                                      const char *what);
+
+uint64_t coterie_store_hash(const void *data, uint64_t size)
+{
+    return XXH3_64bits(data, size);
+}
+
+uint64_t coterie_store_head_hash(const coterie_store_head_t *head)
+{
+    return coterie_store_hash(head, offsetof(coterie_store_head_t, head_hash));
+}
+
+uint64_t coterie_store_chunks(uint64_t size)
+{
+    return (size + COTERIE_STORE_CHUNK - 1) / COTERIE_STORE_CHUNK;
+}
+
+coterie_status_t coterie_store_open(const char *path,
+                                    coterie_source_t **source_p)
+{
+    store_t *store = calloc(1, sizeof(*store));
+    coterie_status_t status = COTERIE_OK;
+
+    if (store == NULL)
+        return coterie_fail_memory(sizeof(*store), "a store");
+    store->base.ops = &store_ops;
+    store->base.path = strdup(path);
+    if (store->base.path == NULL)
+        status = coterie_fail_memory(strlen(path) + 1, "a file name");
+    if (status == COTERIE_OK)
+        status = coterie_datafile_open(path, &store->file);
+    if (status == COTERIE_OK)
+        status = store_load(store);
+    if (status != COTERIE_OK) {
+        store_close(&store->base);
+        return status;
+    }
+    *source_p = &store->base;
+    return COTERIE_OK;
+}
+
+static coterie_status_t store_bind(coterie_source_t *source,
+                                   const coterie_shape_t *shape,
+                                   coterie_expert_format_t *format)
+{
+    store_t *store = (store_t *)source;
+    const coterie_model_config_t *config = &shape->config;
+    uint64_t right = (uint64_t)config->moe_layers * config->experts;
+
+    coterie_expert_format_init(config, store->dtype, &store->format);
+    if (store->record_count != right)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %zu expert records; its config asks for "
+                            "%" PRIu64,
+                            source->path, store->record_count, right);
+    if (store->record_size != store->format.record_size)
+        return coterie_fail(COTERIE_ERR_MISMATCH,
+                            "%s: records of %" PRIu64
+                            " bytes; its config asks for %" PRIu64,
+                            source->path, store->record_size,
+                            store->format.record_size);
+    store->experts = config->experts;
+    *format = store->format;
+    return COTERIE_OK;
+}
+
+static coterie_status_t store_read(const coterie_source_t *source,
+                                   const coterie_tensor_t *tensor, void *data)
+{
+    const store_t *store = (const store_t *)source;
+    coterie_status_t status = coterie_datafile_read(
+        &store->file, tensor->offset, data, tensor->size);
+
+    if (status != COTERIE_OK)
+        return status;
+    return chunks_verify(store, data, tensor->size, tensor->first_hash,
+                         tensor->name);
+}
+
+static coterie_status_t store_expert(const coterie_source_t *source,
+                                     uint32_t moe_layer, uint32_t expert,
+                                     void *data)
+{
+    const store_t *store = (const store_t *)source;
+    const record_t *record =
+        &store->records[(size_t)moe_layer * store->experts + expert];
+    char what[64];
+    coterie_status_t status = coterie_datafile_read(
+        &store->file, record->offset, data, store->record_size);
+
+    if (status != COTERIE_OK)
+        return status;
+    snprintf(what, sizeof(what), "expert (%u, %u)", moe_layer, expert);
+    return chunks_verify(store, data, store->record_size, record->first_hash,
+                         what);
+}
+
+static void store_close(coterie_source_t *source)
+{
+    store_t *store = (store_t *)source;
+
+    free(store->records);
+    free(store->hashes);
+    coterie_datafile_close(&store->file);
+    coterie_source_clear(source);
+    free(store);
+}
+
+static coterie_status_t store_load(store_t *store)
+{
+    coterie_store_head_t head;
+    json_t *index = NULL;
+    coterie_status_t status;
+
+    status = head_load(store, &head);
+    if (status == COTERIE_OK)
+        status = index_load(store, &head, &index);
+    if (status == COTERIE_OK)
+        status = index_read(store, index);
+    if (status == COTERIE_OK)
+        status = coterie_tensors_sort(&store->base.tensors, store->base.path);
+    json_decref(index);
+    return status;
+}
+
+static coterie_status_t head_load(const store_t *store,
+                                  coterie_store_head_t *head)
+{
+    const char *path = store->base.path;
+    coterie_status_t status;
+
+    if (store->file.size >= COTERIE_STORE_BLOCK)
+        status = coterie_datafile_read(&store->file, 0, head, sizeof(*head));
+    else
+        status = COTERIE_ERR_FORMAT;
+    if (status == COTERIE_ERR_IO)
+        return status;
+    if (status != COTERIE_OK ||
+        memcmp(head->magic, COTERIE_STORE_MAGIC, sizeof(head->magic)) != 0)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: neither a model's directory nor an expert "
+                            "store",
+                            path);
+    if (head->head_hash != coterie_store_head_hash(head))
+        return coterie_fail(COTERIE_ERR_CORRUPT,
+                            "%s: the superblock's checksum does not match",
+                            path);
+    if (head->version != COTERIE_STORE_VERSION)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: expert store of version %u; this library "
+                            "reads %d; `coterie pack` makes one",
+                            path, head->version, COTERIE_STORE_VERSION);
+    return COTERIE_OK;
+}
+
+static coterie_status_t index_load(store_t *store,
+                                   const coterie_store_head_t *head,
+                                   json_t **index_p)
+{
+    const char *path = store->base.path;
+    char *text;
+    coterie_status_t status;
+
+    if (head->index_offset > store->file.size ||
+        head->index_size != store->file.size - head->index_offset)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %" PRIu64 " bytes; its superblock says "
+                            "%" PRIu64 " + %" PRIu64,
+                            path, store->file.size, head->index_offset,
+                            head->index_size);
+    text = malloc(head->index_size + 1); /* malloc(0) may be NULL */
+    if (text == NULL)
+        return coterie_fail_memory(head->index_size, "a store's index");
+    status = coterie_datafile_read(&store->file, head->index_offset, text,
+                                   head->index_size);
+    if (status == COTERIE_OK &&
+        coterie_store_hash(text, head->index_size) != head->index_hash)
+        status = coterie_fail(COTERIE_ERR_CORRUPT,
+                              "%s: the index's checksum does not match", path);
+    if (status == COTERIE_OK) {
+        *index_p = json_loadb(text, head->index_size, JSON_REJECT_DUPLICATES,
+                              NULL);
+        if (*index_p == NULL)
+            status = coterie_fail(COTERIE_ERR_FORMAT,
+                                  "%s: the index is not JSON", path);
+    }
+    free(text);
+    return status;
+}
+
+static coterie_status_t index_read(store_t *store, const json_t *index)
+{
+    const char *config = json_string_value(json_object_get(index, "config"));
+    coterie_status_t status;
+
+    if (config == NULL)
+        return coterie_fail(COTERIE_ERR_FORMAT, "%s: the index has no config",
+                            store->base.path);
+    store->base.config_text = strdup(config);
+    if (store->base.config_text == NULL)
+        return coterie_fail_memory(strlen(config) + 1, "a config");
+    status = tensors_read(store, json_object_get(index, "tensors"));
+    if (status == COTERIE_OK)
+        status = experts_read(store, json_object_get(index, "experts"));
+    return status;
+}
+
+static coterie_status_t tensors_read(store_t *store, const json_t *list)
+{
+    const char *path = store->base.path;
+
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        coterie_tensor_t tensor = {.first_hash = store->hash_count};
+        coterie_status_t status;
+
+        if (name == NULL)
+            return coterie_fail(COTERIE_ERR_FORMAT,
+                                "%s: tensor %zu has no name", path, i);
+        tensor.name = (char *)name;
+        status = coterie_tensor_parse(entry, path, &tensor);
+        if (status == COTERIE_OK)
+            status = place_read(store, entry, name, tensor.size,
+                                &tensor.offset);
+        if (status == COTERIE_OK)
+            status = coterie_tensors_add(&store->base.tensors, &tensor);
+        if (status != COTERIE_OK)
+            return status;
+    }
+    return COTERIE_OK;
+}
+
+static coterie_status_t experts_read(store_t *store, const json_t *experts)
+{
+    const char *path = store->base.path;
+    const char *dtype = json_string_value(json_object_get(experts, "dtype"));
+    json_int_t size =
+        json_integer_value(json_object_get(experts, "record_size"));
+    const json_t *records = json_object_get(experts, "records");
+    size_t count = json_array_size(records);
+    coterie_status_t status;
+
+    if (dtype == NULL || count == 0 || size <= 0)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: the index tells of no experts", path);
+    status = coterie_dtype_parse(dtype, path, "experts", &store->dtype);
+    if (status != COTERIE_OK)
+        return status;
+    store->record_size = (uint64_t)size;
+    store->records = calloc(count, sizeof(*store->records));
+    if (store->records == NULL)
+        return coterie_fail_memory(count * sizeof(*store->records), "records");
+    for (size_t i = 0; i < count && status == COTERIE_OK; i++)
+        status = record_read(store, json_array_get(records, i), i);
+    store->record_count = count;
+    return status;
+}
+
+static coterie_status_t record_read(store_t *store, const json_t *entry,
+                                    size_t ordinal)
+{
+    json_int_t layout = json_integer_value(json_object_get(entry, "layout"));
+    record_t *record = &store->records[ordinal];
+    char what[64];
+
+    snprintf(what, sizeof(what),
+             "expert (%" JSON_INTEGER_FORMAT ", %" JSON_INTEGER_FORMAT ")",
+             json_integer_value(json_object_get(entry, "moe_layer")),
+             json_integer_value(json_object_get(entry, "expert")));
+    if (layout != COTERIE_LAYOUT_ROWS)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: %s has layout %" JSON_INTEGER_FORMAT
+                            "; the kernels need %d: repack with `coterie "
+                            "pack MODEL_DIR -o STORE`",
+                            store->base.path, what, layout,
+                            COTERIE_LAYOUT_ROWS);
+    record->first_hash = store->hash_count;
+    return place_read(store, entry, what, store->record_size, &record->offset);
+}
+
+/* Where size bytes lie, and their checksums. */
+static coterie_status_t place_read(store_t *store, const json_t *entry,
+                                   const char *what, uint64_t size,
+                                   uint64_t *offset_p)
+{
+    const json_t *value = json_object_get(entry, "offset");
+    json_int_t offset = json_integer_value(value);
+
+    if (!json_is_integer(value) || offset < COTERIE_STORE_BLOCK ||
+        offset % COTERIE_STORE_BLOCK != 0 ||
+        (uint64_t)offset > store->file.size ||
+        size > store->file.size - (uint64_t)offset)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %s: offset %" JSON_INTEGER_FORMAT
+                            " and %" PRIu64 " bytes do not fit a file of "
+                            "%" PRIu64 " in blocks of %d",
+                            store->base.path, what, offset, size,
+                            store->file.size, COTERIE_STORE_BLOCK);
+    *offset_p = (uint64_t)offset;
+    return hashes_read(store, json_object_get(entry, "xxh3"), what, size);
+}
+
+static coterie_status_t hashes_read(store_t *store, const json_t *list,
+                                    const char *what, uint64_t size)
+{
+    size_t count = json_array_size(list);
+    size_t room = store->hash_count + count;
+
+    if (count != coterie_store_chunks(size))
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %s has %zu checksums; %" PRIu64 " are right",
+                            store->base.path, what, count,
+                            coterie_store_chunks(size));
+    if (room > store->hash_room) {
+        uint64_t *hashes = realloc(store->hashes, 2 * room * sizeof(*hashes));
+        if (hashes == NULL)
+            return coterie_fail_memory(2 * room * sizeof(*hashes),
+                                       "checksums");
+        store->hashes = hashes;
+        store->hash_room = 2 * room;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        if (text == NULL || strlen(text) != COTERIE_STORE_HASH_TEXT - 1)
+            return coterie_fail(COTERIE_ERR_FORMAT,
+                                "%s: %s: checksum %zu is not 16 hexadecimal "
+                                "digits",
+                                store->base.path, what, i);
+        store->hashes[store->hash_count++] = strtoull(text, NULL, 16);
+    }
+    return COTERIE_OK;
+}
+
+static coterie_status_t chunks_verify(const store_t *store, const void *data,
+                                      uint64_t size, uint64_t first_hash,
+                                      const char *what)
+{
+    uint64_t count = coterie_store_chunks(size);
+
+    assert(first_hash + count <= store->hash_count);
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t begin = i * COTERIE_STORE_CHUNK, left = size - begin;
+        uint64_t hash = coterie_store_hash(
+            (const char *)data + begin,
+            left < COTERIE_STORE_CHUNK ? left : COTERIE_STORE_CHUNK);
+        if (hash != store->hashes[first_hash + i])
+            return coterie_fail(COTERIE_ERR_CORRUPT,
+                                "%s: %s: chunk %" PRIu64 " of %" PRIu64
+                                ": checksum mismatch; pack the model again",
+                                store->base.path, what, i + 1, count);
+    }
+    return COTERIE_OK;
+}

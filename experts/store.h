@@ -1,0 +1,38 @@
+#ifndef COTERIE_EXPERTS_STORE_H
+#define COTERIE_EXPERTS_STORE_H
+/* What the writer and the reader of an expert store agree on; the format is
+ * told in doc/formats.md. */
+#include <stddef.h>
+
+#include <coterie/api.h>
+
+#define COTERIE_STORE_MAGIC "COTERIES"
+
+enum {
+    COTERIE_STORE_VERSION = 1,
+    COTERIE_STORE_BLOCK = 4096,    /* everything begins at a multiple */
+    COTERIE_STORE_CHUNK = 1 << 20, /* of a record or tensor, one checksum */
+    COTERIE_STORE_HASH_TEXT = 17   /* 16 hexadecimal digits */
+};
+
+/* At the beginning of the file; zeros fill its block. Little-endian. */
+typedef struct coterie_store_head {
+    char magic[8];
+    uint32_t version;
+    uint32_t reserved; /* zero */
+    uint64_t index_offset, index_size, index_hash;
+    uint64_t head_hash; /* of the bytes before it */
+} coterie_store_head_t;
+
+_Static_assert(offsetof(coterie_store_head_t, head_hash) == 40,
+               "the file's format has no padding");
+
+/* XXH3-64, with the default seed. */
+uint64_t coterie_store_hash(const void *data, uint64_t size);
+
+uint64_t coterie_store_head_hash(const coterie_store_head_t *head);
+
+/* How many chunks size bytes are cut into. */
+uint64_t coterie_store_chunks(uint64_t size);
+
+#endif
