@@ -23,7 +23,7 @@ static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor);
 static int compare_names(const void *a, const void *b);
 
-uint32_t coterie_dtype_size(uint32_t dtype)
+uint32_t coterie_element_size(uint32_t dtype)
 {
     for (size_t i = 0; i < DTYPE_COUNT; i++)
         if (dtypes[i].dtype == dtype)
@@ -74,7 +74,7 @@ static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor)
 {
     size_t rank = json_array_size(shape);
-    uint64_t size = coterie_dtype_size(tensor->dtype);
+    uint64_t size = coterie_element_size(tensor->dtype);
 
     if (rank > COTERIE_TENSOR_RANK_MAX)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
