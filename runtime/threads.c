@@ -19,7 +19,8 @@
 enum {
     RANK_COUNT_MAX = 256, /* mailboxes grow with its square */
     MAILBOX_SLOTS = 16,   /* a pair has a few traffics in flight, no more */
-    SPIN_COUNT = 2000
+    SPIN_COUNT = 2000,    /* looks before sleeping, with a core to oneself; */
+    YIELD_COUNT = 40      /* without, each look lets another rank run */
 };
 
 /* What a rank sleeps on; a line each, since all ranks touch them. */
@@ -238,7 +239,7 @@ static void threads_wait(coterie_transport_t *t, uint64_t until_ns)
 {
     threads_t *threads = (threads_t *)t;
     desk_t *desk = &threads->world->desks[t->rank];
-    uint32_t spins = threads->world->spin ? SPIN_COUNT : 0;
+    uint32_t spins = threads->world->spin ? SPIN_COUNT : YIELD_COUNT;
     uint32_t event;
 
     /* Whatever happened since the last wait may be what the caller wants, so
