@@ -6,7 +6,10 @@ check_PROGRAMS += tests/run
 TESTS += tests/run
 endif
 tests_run_SOURCES = tests/test_base.c \
+	tests/kernels_data.c tests/kernels_data.h \
+	tests/test_expert_ffn.c \
 	tests/test_kernels.c \
+	tests/test_router.c \
 	tests/test_transport.c \
 	tests/test_placement.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)

@@ -10,152 +10,7 @@
 
 #include <coterie/coterie.h>
 
-/* Every test runs in a process of its own, so each may choose the instruction
- * set anew. One that this processor lacks is skipped, and said so. */
-static const char *const isas[] = {"portable", "avx2", "avx512"};
-static const coterie_dtype_t dtypes[] = {
-    COTERIE_DTYPE_F32, COTERIE_DTYPE_F16, COTERIE_DTYPE_BF16};
-
-typedef struct variant {
-    int isa;
-    coterie_dtype_t dtype;
-} variant_t;
-
-static variant_t variants[9];
-
-static struct criterion_test_params variants_make(void)
-{
-    for (int i = 0; i < 9; i++)
-        variants[i] = (variant_t){i / 3, dtypes[i % 3]};
-    return cr_make_param_array(variant_t, variants, 9);
-}
-
-static void use_isa(int isa)
-{
-    setenv("COTERIE_ISA", isas[isa], 1);
-    if (strcmp(coterie_kernels_isa(), isas[isa]) != 0)
-        cr_skip_test("%s is not on this processor", isas[isa]);
-}
-
-static uint32_t next_random(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*seed >> 33);
-}
-
-static uint32_t below(uint64_t *seed, uint32_t limit)
-{
-    return next_random(seed) % limit;
-}
-
-/* In [-1, 1). */
-static float random_float(uint64_t *seed)
-{
-    return (float)next_random(seed) * 0x1p-30f - 1;
-}
-
-static float *random_floats(uint64_t *seed, size_t count)
-{
-    float *values = malloc((count + 1) * sizeof(*values));
-    cr_assert(ne(ptr, values, NULL));
-    for (size_t i = 0; i < count; i++)
-        values[i] = random_float(seed);
-    return values;
-}
-
-/* Weights of any dtype and, beside them, what they mean. The first byte is
- * left out so that no weight is aligned. */
-typedef struct weights {
-    unsigned char *bytes;
-    const void *data;
-    double *value;
-} weights_t;
-
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-/* From the definition of the format, not as the kernels do it. */
-static double value_of_f16(uint16_t half)
-{
-    const int exponent = half >> 10 & 31, mantissa = half & 1023;
-    const double sign = half & 0x8000 ? -1 : 1;
-    if (exponent == 31)
-        return mantissa == 0 ? sign * INFINITY : NAN;
-    if (exponent == 0)
-        return sign * ldexp(mantissa, -24);
-    return sign * ldexp(1024 + mantissa, exponent - 25);
-}
-
-static size_t dtype_size(coterie_dtype_t dtype)
-{
-    return dtype == COTERIE_DTYPE_F32 ? 4 : 2;
-}
-
-static void weights_set(weights_t *weights, coterie_dtype_t dtype, size_t at,
-                        uint32_t bits)
-{
-    const uint16_t narrow = (uint16_t)bits;
-    if (dtype == COTERIE_DTYPE_F32) {
-        memcpy(weights->bytes + 1 + at * 4, &bits, 4);
-        weights->value[at] = float_of(bits);
-        return;
-    }
-    memcpy(weights->bytes + 1 + at * 2, &narrow, 2);
-    weights->value[at] = dtype == COTERIE_DTYPE_F16
-                             ? value_of_f16(narrow)
-                             : float_of((uint32_t)narrow << 16);
-}
-
-static weights_t weights_make(uint64_t *seed, coterie_dtype_t dtype,
-                              size_t count)
-{
-    weights_t weights = {malloc(count * dtype_size(dtype) + 1), NULL,
-                         malloc((count + 1) * sizeof(double))};
-    cr_assert(weights.bytes != NULL && weights.value != NULL);
-    weights.data = weights.bytes + 1;
-    for (size_t i = 0; i < count; i++) {
-        const float value = random_float(seed);
-        uint32_t bits;
-        memcpy(&bits, &value, sizeof(bits));
-        if (dtype == COTERIE_DTYPE_BF16)
-            bits >>= 16;
-        if (dtype == COTERIE_DTYPE_F16) /* exponents -15 (denormal) to 0 */
-            bits = (next_random(seed) & 0x83ff) | below(seed, 16) << 10;
-        weights_set(&weights, dtype, i, bits);
-    }
-    return weights;
-}
-
-static void weights_free(weights_t *weights)
-{
-    free(weights->bytes);
-    free(weights->value);
-}
-
-/* An f32 sum of n products rounds at most n times however it is ordered; with
- * 16 lanes a few times its depth is what to expect: 2^-23 each. */
-static double tolerance(uint32_t length, double magnitude)
-{
-    return 0x1p-23 * (8 + length / 16.0) * magnitude + 1e-37;
-}
-
-static void expect_close(double got, double want, double limit)
-{
-    if (isnan(want)) {
-        cr_expect(isnan(got));
-        return;
-    }
-    if (isinf(want)) {
-        cr_expect(eq(dbl, got, want));
-        return;
-    }
-    cr_expect(fabs(got - want) <= limit, "%.9g, not %.9g within %.3g", got,
-              want, limit);
-}
+#include "tests/kernels_data.h"
 
 typedef struct linear_case {
     uint32_t n, in, out;
@@ -283,4 +138,63 @@ ParameterizedTest(variant_t *v, linear, gives_a_row_the_same_bits_in_any_batch)
         free(all);
         free(x);
     }
+}
+
+ParameterizedTestParameters(rms_norm, agrees_with_double_precision)
+{
+    return variants_make();
+}
+
+ParameterizedTest(variant_t *v, rms_norm, agrees_with_double_precision)
+{
+    uint64_t seed = 5;
+    use_isa(v->isa);
+    for (uint32_t width = 1; width < 70; width++) {
+        float *x = random_floats(&seed, width);
+        float *weight = random_floats(&seed, width);
+        float *want = malloc(width * sizeof(*want));
+        double square = 0;
+        for (uint32_t i = 0; i < width; i++)
+            square += (double)x[i] * x[i];
+        for (uint32_t i = 0; i < width; i++)
+            want[i] = (float)(x[i] / sqrt(square / width + 1e-5) * weight[i]);
+        coterie_rms_norm(1, width, 1e-5f, x, weight, x); /* in place */
+        for (uint32_t i = 0; i < width; i++)
+            expect_close(x[i], want[i], fabs(want[i]) * 0x1p-20);
+        free(want);
+        free(weight);
+        free(x);
+    }
+}
+
+Test(rms_norm, takes_no_rows_and_keeps_rows_apart)
+{
+    const float x[6] = {3, -4, 0, 1, 1, 1}, weight[3] = {1, 2, 1};
+    float y[6] = {7, 7, 7, 7, 7, 7};
+    coterie_rms_norm(0, 3, 0, x, weight, y);
+    cr_expect(eq(flt, y[0], 7));
+    coterie_rms_norm(2, 3, 0, x, weight, y);
+    expect_close(y[1], -8 / sqrt(25.0 / 3), 1e-6);
+    expect_close(y[4], 2, 1e-6);
+}
+
+Test(isa, is_the_one_asked_for_where_the_processor_has_it)
+{
+    cr_expect(have_isa(0)); /* everywhere */
+}
+
+Test(isa, that_is_unknown_is_refused_aloud_once_and_the_best_is_used)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *const terminal = stderr;
+    stderr = open_memstream(&text, &size);
+    setenv("COTERIE_ISA", "sse9", 1);
+    cr_expect(ne(str, (char *)coterie_kernels_isa(), "sse9"));
+    coterie_kernels_isa();
+    fclose(stderr);
+    stderr = terminal;
+    cr_assert(ne(ptr, strstr(text, "COTERIE_ISA=sse9"), NULL));
+    cr_expect(zero(ptr, strstr(strstr(text, "sse9") + 1, "sse9")));
+    free(text);
 }

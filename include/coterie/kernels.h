@@ -47,8 +47,9 @@ typedef struct coterie_router_options {
 #define COTERIE_ROUTER_OPTIONS_INIT { .size = sizeof(coterie_router_options_t) }
 
 /** Top-k router: logits [n, expert_count] to ids and weights [n, k], in
- * descending score; ties go to the lower id.
- * @return ERR_INVALID if k or the groups do not fit expert_count */
+ * descending score; ties go to the lower id. At most 4096 experts.
+ * @return ERR_INVALID if k or the groups do not fit expert_count, or if a logit
+ *         is NaN or +infinity, or all of a row are -infinity (row named) */
 COTERIE_API coterie_status_t coterie_router_topk(
     const coterie_router_options_t *options, uint32_t n, const float *logits,
     int32_t *topk_ids, float *topk_weights);
