@@ -9,4 +9,15 @@ libcoterie_la_SOURCES += placement/recorder.c placement/summary.c \
 if HAVE_GLPK
 coterieinclude_HEADERS += include/coterie/place.h
 pkgconfig_DATA += coterie-place.pc
+lib_LTLIBRARIES += libcoterie-place.la
 endif
+libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
+	placement/place.c placement/solve/anneal.c placement/solve/balance.c \
+	placement/solve/chain.c placement/solve/chain.h \
+	placement/solve/columns.c placement/solve/master.c \
+	placement/solve/master.h placement/solve/problem.c \
+	placement/solve/problem.h placement/solve/search.c \
+	placement/solve/search.h placement/solve/solve.c \
+	placement/solve/solver.h placement/solve/subsets.c
+libcoterie_place_la_LIBADD = libcoterie.la $(GLPK_LIBS)
+libcoterie_place_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined

@@ -1,0 +1,74 @@
+#ifndef COTERIE_PLACEMENT_SOLVE_CHAIN_H
+#define COTERIE_PLACEMENT_SOLVE_CHAIN_H
+/* The best chain of subsets, one of each layer's experts, by dynamic
+ * programming: what one rank would hold, were experts worth so much each and
+ * so much together. Exact; O(layers x subsets^2). */
+#include <coterie/status.h>
+
+/* Subsets of one half of the experts, each made from an earlier one by adding
+ * an expert: sums over all of them cost one addition each. */
+typedef struct coterie_halves {
+    uint32_t count;
+    uint32_t *mask;     /* [count], within the half */
+    uint32_t *parent;   /* [count], earlier */
+    uint8_t *added;     /* [count], expert, counted through both halves */
+} coterie_halves_t;
+
+/* A layer's subsets that are allowed, ordered by their high half. */
+typedef struct coterie_subsets {
+    uint32_t count, run_count;
+    uint32_t *mask;      /* [count] */
+    uint32_t *low;       /* [count], index among the low halves */
+    uint32_t *run_start; /* [run_count + 1]: subsets with one high half */
+    uint32_t *run_high;  /* [run_count], index among the high halves */
+    double *within;      /* [count]: value of pairs inside */
+    double *ahead;       /* [count]: best chain from layer 0 up to here */
+    double *behind;      /* [count]: best chain after here, to the end */
+} coterie_subsets_t;
+
+typedef struct coterie_chain {
+    uint32_t layer_count, expert_count, size; /* of every subset */
+    coterie_halves_t low, high;
+    coterie_subsets_t *layers;
+    double *item;      /* [layer, expert] */
+    double *pair;      /* [layer, expert, expert] symmetric; NULL: none */
+    double *seam;      /* [layer - 1, expert, expert of the next] */
+    double *seam_back; /* the same, transposed */
+    double *row, *low_sum, *high_sum; /* scratch */
+} coterie_chain_t;
+
+/* How many subsets of `size` out of `count`, at most `limit`. */
+double coterie_chain_choices(uint32_t count, uint32_t size);
+
+/* All subsets of `size`, all values zero; needs expert_count <= 32. The caller
+ * fills item, pair and seam. */
+coterie_status_t coterie_chain_open(coterie_chain_t *chain,
+                                    uint32_t layer_count,
+                                    uint32_t expert_count, uint32_t size);
+
+/* Drops subsets for which keep says 0. */
+void coterie_chain_filter(coterie_chain_t *chain,
+                          int (*keep)(const void *arg, uint32_t layer,
+                                      uint32_t subset),
+                          const void *arg);
+
+/* After pair or seam changed: recomputes what is derived from them. */
+void coterie_chain_refresh(coterie_chain_t *chain);
+
+/* Value of the best chain; fills `ahead` and, if asked, `behind`. -INFINITY
+ * if a layer has no subset. */
+double coterie_chain_solve(coterie_chain_t *chain, int both_ways);
+
+/* Worth of an item list in a subset of a layer. */
+double coterie_chain_value(const coterie_chain_t *chain, uint32_t layer,
+                           uint32_t subset);
+
+/* The best chain through a subset of a layer, as masks [layer]. Needs `ahead`
+ * and, unless layer is the last, `behind`. */
+void coterie_chain_through(const coterie_chain_t *chain, uint32_t layer,
+                           uint32_t subset, uint32_t *masks);
+
+/* Accepts a zeroed chain. */
+void coterie_chain_close(coterie_chain_t *chain);
+
+#endif

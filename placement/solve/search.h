@@ -1,0 +1,34 @@
+#ifndef COTERIE_PLACEMENT_SOLVE_SEARCH_H
+#define COTERIE_PLACEMENT_SOLVE_SEARCH_H
+/* One search: its clock, its caller's wish to stop, its random numbers. */
+#include <coterie/place.h>
+
+#include "placement/solve/problem.h"
+
+typedef struct coterie_search {
+    double started, deadline; /* seconds of a monotonic clock */
+    double reported;          /* when progress was called last */
+    double unit;              /* progress is told cost / unit */
+    int (*progress)(void *arg, const coterie_place_progress_t *progress);
+    void *progress_arg;
+    uint64_t random;  /* state; the seed to begin with */
+    const char *solver; /* at work now, for progress */
+    int stopped;        /* for good: time is up, or the caller said so */
+} coterie_search_t;
+
+double coterie_search_now(void);
+
+/* Asks the clock and, now and then, the caller. Once over, always over. */
+int coterie_search_over(coterie_search_t *search,
+                        const coterie_solution_t *solution);
+
+/* Seconds left. */
+double coterie_search_left(const coterie_search_t *search);
+
+/* splitmix64 (Steele, Lea and Flood, 2014). */
+uint64_t coterie_search_random(coterie_search_t *search);
+
+/* Below count, which is positive. */
+uint32_t coterie_search_below(coterie_search_t *search, uint32_t count);
+
+#endif
