@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -12,12 +13,14 @@ static void refuse_unknown(coterie_keys_t *scaling);
 
 void coterie_rope_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
-    const json_t *newer = coterie_keys_get(keys, "rope_parameters");
-    coterie_keys_t scaling = {newer, keys->path, keys->status};
+    const char *key = coterie_keys_get(keys, "rope_parameters") != NULL
+                          ? "rope_parameters"
+                          : "rope_scaling";
+    char path[512];
+    coterie_keys_t scaling = {coterie_keys_get(keys, key), path, keys->status};
     const char *type;
 
-    if (newer == NULL)
-        scaling.object = coterie_keys_get(keys, "rope_scaling");
+    snprintf(path, sizeof(path), "%s: %s", keys->path, key);
     if (coterie_keys_get(&scaling, "rope_theta") != NULL)
         config->rope_theta = coterie_keys_real(&scaling, "rope_theta");
     else
@@ -28,8 +31,7 @@ void coterie_rope_read(coterie_keys_t *keys, coterie_model_config_t *config)
     if (strcmp(type, "yarn") == 0 && config->arch == COTERIE_ARCH_DEEPSEEK_V2)
         yarn_read(&scaling, config);
     else if (strcmp(type, "default") != 0)
-        coterie_keys_refuse(keys, newer != NULL ? "rope_parameters"
-                                                : "rope_scaling",
+        coterie_keys_refuse(keys, key,
                             "the default type, and yarn for deepseek_v2");
     if (keys->status == COTERIE_OK)
         keys->status = scaling.status;

@@ -325,7 +325,9 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
         }
     }
     if (config->moe_layers == 0)
-        coterie_keys_malformed(keys, "num_hidden_layers",
+        coterie_keys_malformed(keys,
+                               "decoder_sparse_step, mlp_only_layers, "
+                               "moe_layer_freq or first_k_dense_replace",
                                "leaves no layer with experts");
     if (config->moe_layers == config->layers)
         config->dense_ffn = 0;

@@ -11,7 +11,11 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_kernels.c \
 	tests/test_router.c \
 	tests/test_transport.c \
-	tests/test_placement.c
+	tests/test_placement.c \
+	tests/models.c tests/models.h \
+	tests/test_experts.c \
+	tests/test_experts_shape.c \
+	tests/test_store.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS)
 tests_run_LDFLAGS = $(AM_LDFLAGS) -static
