@@ -14,6 +14,9 @@ static const char magic[6] = {'\x93', 'N', 'U', 'M', 'P', 'Y'};
 
 enum { HEADER_ALIGN = 64, KEY_COUNT = 3 };
 
+/* Items are copied as they lie in the file. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "little-endian host");
+
 /* The header is a Python dictionary; this walks its text. */
 typedef struct cursor {
     const char *name;
@@ -121,25 +124,23 @@ int64_t coterie_npy_integer(const coterie_npy_t *npy, uint64_t index)
 {
     const unsigned char *at = npy->data + index * npy->item_size;
     int is_signed = npy->kind == 'i';
-    uint64_t wide = 0;
+    uint64_t wide;
+    uint32_t word;
+    uint16_t half;
 
     assert(npy->kind != 'f' && index < npy->count);
     switch (npy->item_size) {
     case 1:
         return is_signed ? (int8_t)at[0] : at[0];
     case 2:
-        wide = (uint64_t)at[0] | (uint64_t)at[1] << 8;
-        return is_signed ? (int16_t)wide : (int64_t)wide;
+        memcpy(&half, at, sizeof(half));
+        return is_signed ? (int16_t)half : half;
     case 4:
-        for (int i = 0; i < 4; i++)
-            wide |= (uint64_t)at[i] << 8 * i;
-        return is_signed ? (int32_t)wide : (int64_t)wide;
+        memcpy(&word, at, sizeof(word));
+        return is_signed ? (int32_t)word : (int64_t)word;
     default:
-        for (int i = 0; i < 8; i++)
-            wide |= (uint64_t)at[i] << 8 * i;
-        if (!is_signed && wide > INT64_MAX)
-            return INT64_MAX;
-        return (int64_t)wide;
+        memcpy(&wide, at, sizeof(wide));
+        return !is_signed && wide > INT64_MAX ? INT64_MAX : (int64_t)wide;
     }
 }
 

@@ -20,6 +20,10 @@ struct coterie_npz {
     char path[];
 };
 
+typedef struct header {
+    char text[COTERIE_NPY_HEADER_MAX];
+} header_t;
+
 /* What libzip writes the archive to: our temporary file. */
 typedef struct sink {
     coterie_output_t *output;
@@ -30,10 +34,10 @@ static coterie_status_t entry_read(coterie_npz_t *npz, const char *name,
                                    const zip_stat_t *stat, void **data_p);
 static coterie_status_t archive_write(coterie_output_t *output,
                                       const coterie_npz_entry_t *entries,
-                                      size_t count);
+                                      header_t *headers, size_t count);
 static coterie_status_t entry_add(zip_t *archive, const char *path,
                                   const coterie_npz_entry_t *entry,
-                                  char header[COTERIE_NPY_HEADER_MAX]);
+                                  header_t *header);
 static zip_int64_t sink_call(void *user, void *data, zip_uint64_t size,
                              zip_source_cmd_t command);
 static zip_int64_t sink_seek(sink_t *sink, void *data, zip_uint64_t size);
@@ -123,15 +127,19 @@ coterie_status_t coterie_npz_write(const char *path, int force,
                                    const coterie_npz_entry_t *entries,
                                    size_t count)
 {
-    coterie_output_t output;
-    coterie_status_t status = coterie_output_open(path, force, &output);
+    header_t *headers = malloc(count * sizeof(*headers));
+    coterie_output_t output = {0};
+    coterie_status_t status;
 
-    if (status != COTERIE_OK)
-        return status;
-    status = archive_write(&output, entries, count);
+    if (headers == NULL)
+        return coterie_fail_memory(count * sizeof(*headers), path);
+    status = coterie_output_open(path, force, &output);
+    if (status == COTERIE_OK)
+        status = archive_write(&output, entries, headers, count);
     if (status == COTERIE_OK)
         status = coterie_output_commit(&output);
     coterie_output_abandon(&output);
+    free(headers);
     return status;
 }
 
@@ -147,9 +155,10 @@ static coterie_status_t entry_read(coterie_npz_t *npz, const char *name,
     else if (file == NULL)
         status = coterie_fail(COTERIE_ERR_FORMAT, "%s: '%s': %s", npz->path,
                               name, zip_strerror(npz->archive));
-    /* One byte more than it should have: libzip checks the checksum only when
-     * it meets the end. */
-    else if (zip_fread(file, data, stat->size + 1) != (zip_int64_t)stat->size)
+    /* Nothing must follow, and only on meeting the end does libzip compare
+     * the checksum. */
+    else if (zip_fread(file, data, stat->size) != (zip_int64_t)stat->size ||
+             zip_fread(file, data + stat->size, 1) != 0)
         status = coterie_fail(COTERIE_ERR_FORMAT,
                               "%s: '%s' is damaged or cut off: %s", npz->path,
                               name, zip_file_strerror(file));
@@ -164,9 +173,8 @@ static coterie_status_t entry_read(coterie_npz_t *npz, const char *name,
 
 static coterie_status_t archive_write(coterie_output_t *output,
                                       const coterie_npz_entry_t *entries,
-                                      size_t count)
+                                      header_t *headers, size_t count)
 {
-    char(*headers)[COTERIE_NPY_HEADER_MAX] = malloc(count * sizeof(*headers));
     coterie_status_t status = COTERIE_OK;
     zip_source_t *source = NULL;
     zip_t *archive = NULL;
@@ -177,14 +185,13 @@ static coterie_status_t archive_write(coterie_output_t *output,
     if (source != NULL)
         archive = zip_open_from_source(source, ZIP_CREATE | ZIP_TRUNCATE,
                                        &sink.error);
-    if (headers == NULL || archive == NULL) {
+    if (archive == NULL) {
         status = coterie_fail(COTERIE_ERR_IO, "%s: no archive can be begun: %s",
                               output->path, zip_error_strerror(&sink.error));
-        if (archive == NULL)
-            zip_source_free(source);
+        zip_source_free(source);
     }
     for (size_t i = 0; status == COTERIE_OK && i < count; i++)
-        status = entry_add(archive, output->path, &entries[i], headers[i]);
+        status = entry_add(archive, output->path, &entries[i], &headers[i]);
     if (status == COTERIE_OK && zip_close(archive) == 0)
         archive = NULL; /* closed; after a failure it still has to be freed */
     else if (status == COTERIE_OK)
@@ -193,18 +200,18 @@ static coterie_status_t archive_write(coterie_output_t *output,
     if (archive != NULL)
         zip_discard(archive);
     zip_error_fini(&sink.error);
-    free(headers);
     return status;
 }
 
 static coterie_status_t entry_add(zip_t *archive, const char *path,
                                   const coterie_npz_entry_t *entry,
-                                  char header[COTERIE_NPY_HEADER_MAX])
+                                  header_t *header)
 {
     enum { DOS_1980 = 1 << 5 | 1 }; /* no clock: equal traces, equal files */
     const coterie_npy_t *array = &entry->array;
     zip_buffer_fragment_t parts[2] = {
-        {(zip_uint8_t *)header, coterie_npy_header(array, header)},
+        {(zip_uint8_t *)header->text,
+         coterie_npy_header(array, header->text)},
         {(zip_uint8_t *)(uintptr_t)array->data,
          array->count * array->item_size}};
     zip_source_t *source = zip_source_buffer_fragment(archive, parts, 2, 0);
