@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/options.h"
+#include "placement/placement.h"
 #include "placement/trace_object.h"
 
 enum { ROWS_FIRST = 256 };
@@ -51,10 +52,12 @@ static coterie_status_t row_fill(const coterie_trace_recorder_t *recorder,
                                  const coterie_trace_rows_t *rows, uint32_t i,
                                  row_t *row);
 static coterie_status_t ids_narrow(const coterie_trace_recorder_t *recorder,
-                                   const int32_t *ids, uint32_t count,
-                                   int16_t *narrow);
+                                   const row_t *row, const int32_t *ids,
+                                   uint32_t count, int16_t *narrow);
 static coterie_status_t row_check(const coterie_trace_recorder_t *recorder,
                                   const row_t *row);
+static coterie_status_t id_fail(const coterie_trace_recorder_t *recorder,
+                                const row_t *row, int id);
 static int row_compare(const void *a, const void *b);
 static coterie_status_t merge_walk(merge_t *merge);
 static coterie_status_t token_check(const merge_t *merge, size_t first,
@@ -63,6 +66,8 @@ static coterie_status_t row_agree(const coterie_trace_recorder_t *recorder,
                                   const row_t *one, const row_t *other);
 static coterie_status_t missing(const row_t *row, uint32_t layer);
 static void token_store(const merge_t *merge, size_t first, size_t end);
+static int row_predicts(const coterie_trace_recorder_t *recorder,
+                        const row_t *row);
 
 coterie_status_t coterie_trace_recorder_create(
     const coterie_trace_recorder_options_t *options,
@@ -80,16 +85,16 @@ coterie_status_t coterie_trace_recorder_create(
                                   "coterie_trace_recorder_options");
     if (status != COTERIE_OK)
         return status;
-    if (opts.layer_count == 0 || opts.expert_count == 0 ||
-        opts.expert_count > COTERIE_TRACE_EXPERTS_MAX || opts.k == 0 ||
+    if (opts.layer_count == 0 || opts.layer_count > COTERIE_LAYERS_MAX ||
+        opts.expert_count == 0 || opts.expert_count > COTERIE_TRACE_EXPERTS_MAX || opts.k == 0 ||
         opts.k > COTERIE_K_MAX ||
         opts.predicted_k > COTERIE_TRACE_EXPERTS_MAX)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "a recorder of %u layers, %u experts, %u of them a "
-                            "token; at least 1 of each, at most %d experts and "
-                            "%d a token",
+                            "token; at least 1 of each, at most %d, %d and %d",
                             opts.layer_count, opts.expert_count, opts.k,
-                            COTERIE_TRACE_EXPERTS_MAX, COTERIE_K_MAX);
+                            COTERIE_LAYERS_MAX, COTERIE_TRACE_EXPERTS_MAX,
+                            COTERIE_K_MAX);
     recorder = calloc(1, sizeof(*recorder));
     if (recorder == NULL)
         return coterie_fail_memory(sizeof(*recorder), "a recorder");
@@ -133,14 +138,21 @@ coterie_status_t coterie_trace_record(coterie_trace_recorder_t *recorder,
 coterie_status_t coterie_trace_recorder_export(
     const coterie_trace_recorder_t *recorder, void **data_p, size_t *size_p)
 {
-    flat_t flat = {.layer_count = recorder->options.layer_count,
-                   .expert_count = recorder->options.expert_count,
-                   .k = recorder->options.k,
-                   .predicted_k = recorder->options.predicted_k,
-                   .row_count = recorder->count};
-    size_t rows_size = recorder->count * recorder->row_size;
-    unsigned char *data = malloc(sizeof(flat) + rows_size);
+    unsigned char *data;
+    size_t rows_size;
+    flat_t flat;
 
+    if (recorder == NULL || data_p == NULL || size_p == NULL)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_trace_recorder_export: a recorder and "
+                            "places for the bytes are required");
+    flat = (flat_t){.layer_count = recorder->options.layer_count,
+                    .expert_count = recorder->options.expert_count,
+                    .k = recorder->options.k,
+                    .predicted_k = recorder->options.predicted_k,
+                    .row_count = recorder->count};
+    rows_size = recorder->count * recorder->row_size;
+    data = malloc(sizeof(flat) + rows_size);
     if (data == NULL)
         return coterie_fail_memory(rows_size, "an exported recorder");
     memcpy(flat.magic, flat_magic, sizeof(flat.magic));
@@ -155,22 +167,21 @@ coterie_status_t coterie_trace_recorder_export(
 coterie_status_t coterie_trace_recorder_import(
     coterie_trace_recorder_t *recorder, const void *data, size_t size)
 {
-    const coterie_trace_recorder_options_t *options = &recorder->options;
+    const coterie_trace_recorder_options_t *options;
     coterie_status_t status;
-    flat_t flat;
-    size_t rows_size = size - sizeof(flat);
+    flat_t flat = {0};
+    size_t rows_size;
 
-    if (size < sizeof(flat))
+    if (recorder == NULL || data == NULL)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_trace_recorder_import: a recorder and "
+                            "bytes are required");
+    options = &recorder->options;
+    if (size >= sizeof(flat))
+        memcpy(&flat, data, sizeof(flat));
+    if (memcmp(flat.magic, flat_magic, sizeof(flat.magic)) != 0)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%zu bytes are no exported recorder", size);
-    memcpy(&flat, data, sizeof(flat));
-    if (memcmp(flat.magic, flat_magic, sizeof(flat.magic)) != 0 ||
-        rows_size % recorder->row_size != 0 ||
-        flat.row_count != rows_size / recorder->row_size)
-        return coterie_fail(COTERIE_ERR_FORMAT,
-                            "%zu bytes are no exported recorder of these "
-                            "options",
-                            size);
     if (flat.layer_count != options->layer_count ||
         flat.expert_count != options->expert_count || flat.k != options->k ||
         flat.predicted_k != options->predicted_k)
@@ -180,6 +191,13 @@ coterie_status_t coterie_trace_recorder_import(
                             flat.layer_count, flat.expert_count, flat.k,
                             options->layer_count, options->expert_count,
                             options->k);
+    rows_size = size - sizeof(flat);
+    if (rows_size % recorder->row_size != 0 ||
+        flat.row_count != rows_size / recorder->row_size)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "an exported recorder of %llu rows cannot have "
+                            "%zu bytes",
+                            (unsigned long long)flat.row_count, size);
     status = rows_reserve(recorder, (size_t)flat.row_count);
     if (status != COTERIE_OK || rows_size == 0)
         return status;
@@ -195,16 +213,14 @@ coterie_status_t coterie_trace_recorder_import(
 coterie_status_t coterie_trace_recorder_finish(
     const coterie_trace_recorder_t *recorder, coterie_trace_t **trace_p)
 {
-    const coterie_trace_recorder_options_t *options = &recorder->options;
-    coterie_trace_view_t shape = {.layer_count = options->layer_count,
-                                  .expert_count = options->expert_count,
-                                  .k = options->k,
-                                  .predicted_k = options->predicted_k};
     merge_t merge = {.recorder = recorder};
+    coterie_trace_view_t shape;
     coterie_status_t status;
 
-    if (recorder->count == 0)
-        return coterie_fail(COTERIE_ERR_INVALID, "nothing was recorded");
+    if (recorder == NULL || trace_p == NULL || recorder->count == 0)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_trace_recorder_finish: nothing was "
+                            "recorded, or there is no place for the trace");
     merge.order = malloc(recorder->count * sizeof(row_t *));
     if (merge.order == NULL)
         return coterie_fail_memory(recorder->count * sizeof(row_t *),
@@ -215,8 +231,13 @@ coterie_status_t coterie_trace_recorder_finish(
     status = merge_walk(&merge);
     if (status != COTERIE_OK)
         goto out;
-    shape.token_count = merge.tokens;
-    shape.sequence_count = merge.sequences;
+    shape = (coterie_trace_view_t){
+        .token_count = merge.tokens,
+        .sequence_count = merge.sequences,
+        .layer_count = recorder->options.layer_count,
+        .expert_count = recorder->options.expert_count,
+        .k = recorder->options.k,
+        .predicted_k = recorder->options.predicted_k};
     status = coterie_trace_allocate("recorder", COTERIE_ERR_INVALID, &shape,
                                     COTERIE_TRACE_WEIGHTS | COTERIE_TRACE_STEP |
                                         COTERIE_TRACE_PHASE,
@@ -289,35 +310,32 @@ static coterie_status_t row_fill(const coterie_trace_recorder_t *recorder,
     int16_t *predicted = row_predicted(recorder, row);
     coterie_status_t status;
 
-    /* Rows are compared and exported as bytes: the padding counts. */
+    /* Rows are exported as bytes, and padding should not leak memory. */
     memset(row, 0, recorder->row_size);
     *row = (row_t){rows->sequence[i], rows->position[i], rows->layer,
                    rows->step, rows->phase};
     memcpy(row_weights(row), rows->topk_weights + (size_t)i * k,
            k * sizeof(float));
-    status = ids_narrow(recorder, rows->topk_ids + (size_t)i * k, k,
+    status = ids_narrow(recorder, row, rows->topk_ids + (size_t)i * k, k,
                         row_ids(recorder, row));
     for (uint32_t j = 0; j < predicted_k; j++)
         predicted[j] = -1;
     if (status == COTERIE_OK && rows->predicted != NULL)
-        status =
-            ids_narrow(recorder, rows->predicted + (size_t)i * predicted_k,
-                       predicted_k, predicted);
+        status = ids_narrow(recorder, row,
+                            rows->predicted + (size_t)i * predicted_k,
+                            predicted_k, predicted);
     if (status == COTERIE_OK)
         status = row_check(recorder, row);
     return status;
 }
 
 static coterie_status_t ids_narrow(const coterie_trace_recorder_t *recorder,
-                                   const int32_t *ids, uint32_t count,
-                                   int16_t *narrow)
+                                   const row_t *row, const int32_t *ids,
+                                   uint32_t count, int16_t *narrow)
 {
     for (uint32_t i = 0; i < count; i++) {
-        if (ids[i] < -1 || ids[i] >= (int32_t)recorder->options.expert_count)
-            return coterie_fail(COTERIE_ERR_INVALID,
-                                "recorded expert %d; ids go from 0 to %u (-1 = "
-                                "none)",
-                                ids[i], recorder->options.expert_count - 1);
+        if (ids[i] < INT16_MIN || ids[i] > INT16_MAX)
+            return id_fail(recorder, row, ids[i]);
         narrow[i] = (int16_t)ids[i];
     }
     return COTERIE_OK;
@@ -340,11 +358,7 @@ static coterie_status_t row_check(const coterie_trace_recorder_t *recorder,
                             options->layer_count, row->phase);
     for (uint32_t i = 0; i < count; i++)
         if (ids[i] < -1 || ids[i] >= (int)options->expert_count)
-            return coterie_fail(COTERIE_ERR_INVALID,
-                                "sequence %d, position %d, layer %u: expert "
-                                "%d; ids go from 0 to %u (-1 = none)",
-                                row->sequence, row->position, row->layer,
-                                ids[i], options->expert_count - 1);
+            return id_fail(recorder, row, ids[i]);
     if (repeated >= 0)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "sequence %d, position %d, layer %u: expert %d "
@@ -352,6 +366,16 @@ static coterie_status_t row_check(const coterie_trace_recorder_t *recorder,
                             row->sequence, row->position, row->layer,
                             repeated);
     return COTERIE_OK;
+}
+
+static coterie_status_t id_fail(const coterie_trace_recorder_t *recorder,
+                                const row_t *row, int id)
+{
+    return coterie_fail(COTERIE_ERR_INVALID,
+                        "sequence %d, position %d, layer %u: expert %d; ids "
+                        "go from 0 to %u (-1 = none)",
+                        row->sequence, row->position, row->layer, id,
+                        recorder->options.expert_count - 1);
 }
 
 /* By token, then layer, then as recorded (addresses in one array). */
@@ -470,14 +494,25 @@ static void token_store(const merge_t *merge, size_t first, size_t end)
         const row_t *row = merge->order[i];
         uint64_t set =
             merge->tokens * recorder->options.layer_count + row->layer;
-        const int16_t *predicted = row_predicted(recorder, row);
         int last = i + 1 == end || merge->order[i + 1]->layer != row->layer;
 
         memcpy(trace->experts + set * k, row_ids(recorder, row),
                k * sizeof(int16_t));
         memcpy(trace->weights + set * k, row_weights(row), k * sizeof(float));
-        if (predicted_k > 0 && (last || predicted[0] >= 0))
-            memcpy(trace->predicted + set * predicted_k, predicted,
+        if (predicted_k > 0 && (last || row_predicts(recorder, row)))
+            memcpy(trace->predicted + set * predicted_k,
+                   row_predicted(recorder, row),
                    predicted_k * sizeof(int16_t));
     }
+}
+
+static int row_predicts(const coterie_trace_recorder_t *recorder,
+                        const row_t *row)
+{
+    const int16_t *predicted = row_predicted(recorder, row);
+
+    for (uint32_t i = 0; i < recorder->options.predicted_k; i++)
+        if (predicted[i] >= 0)
+            return 1;
+    return 0;
 }

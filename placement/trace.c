@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "placement/placement.h"
 #include "placement/trace_object.h"
 
 typedef unsigned long long ull_t;
@@ -199,9 +200,12 @@ static coterie_status_t shape_check(const char *name, coterie_status_t status,
         return coterie_fail(status,
                             "%s: %u experts a token and layer; at most %d",
                             name, shape->k, COTERIE_K_MAX);
-    if (shape->expert_count > COTERIE_TRACE_EXPERTS_MAX)
-        return coterie_fail(status, "%s: %u experts a layer; at most %d", name,
-                            shape->expert_count, COTERIE_TRACE_EXPERTS_MAX);
+    if (shape->expert_count > COTERIE_TRACE_EXPERTS_MAX ||
+        shape->layer_count > COTERIE_LAYERS_MAX)
+        return coterie_fail(status,
+                            "%s: %u layers of %u experts; at most %d of %d",
+                            name, shape->layer_count, shape->expert_count,
+                            COTERIE_LAYERS_MAX, COTERIE_TRACE_EXPERTS_MAX);
     if (shape->token_count > UINT32_MAX ||
         shape->sequence_count > shape->token_count ||
         __builtin_mul_overflow(bytes, shape->layer_count, &bytes) ||
@@ -289,6 +293,8 @@ static uint32_t experts_used(const coterie_trace_view_t *view)
     for (uint64_t i = 0; i < sets * view->predicted_k; i++)
         if (view->predicted[i] > highest)
             highest = view->predicted[i];
+    if (highest >= COTERIE_TRACE_EXPERTS_MAX)
+        return COTERIE_TRACE_EXPERTS_MAX; /* the check finds the culprit */
     return (uint32_t)highest + 1;
 }
 

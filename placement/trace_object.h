@@ -13,7 +13,8 @@ struct coterie_trace {
     uint8_t *phase;
 };
 
-enum { COTERIE_TRACE_EXPERTS_MAX = INT16_MAX + 1 };
+/* As many as the router takes; a summary counts pairs of them. */
+enum { COTERIE_TRACE_EXPERTS_MAX = 4096 };
 
 /* Which of the arrays that may be missing to allocate. */
 enum {

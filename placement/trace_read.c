@@ -332,24 +332,25 @@ static coterie_status_t parts_copy(const source_t *source,
     return COTERIE_OK;
 }
 
-/* Refuses only what int16 cannot hold; coterie_trace_check does the rest. */
+/* Refuses what int16 might not hold; coterie_trace_check does the rest. */
 static coterie_status_t ids_copy(const source_t *source,
                                  const coterie_npy_t *part, uint32_t k,
                                  int16_t *ids)
 {
     uint64_t layer_count = part->shape[1];
+    uint32_t limit = source->expert_count;
 
+    if (limit == 0)
+        limit = COTERIE_TRACE_EXPERTS_MAX;
     for (uint64_t i = 0; i < part->count; i++) {
         int64_t id = coterie_npy_integer(part, i);
-        if (id < -1 || id > INT16_MAX)
+        if (id < -1 || id >= limit)
             return coterie_fail(
                 COTERIE_ERR_FORMAT,
                 "%s: token %llu, layer %llu: expert %lld; ids go from 0 to %u "
                 "(-1 = none)",
                 source->path, (ull_t)(i / k / layer_count),
-                (ull_t)(i / k % layer_count), (long long)id,
-                source->expert_count > 0 ? source->expert_count - 1
-                                         : INT16_MAX);
+                (ull_t)(i / k % layer_count), (long long)id, limit - 1);
         ids[i] = (int16_t)id;
     }
     return COTERIE_OK;
