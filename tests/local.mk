@@ -15,11 +15,17 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/models.c tests/models.h \
 	tests/test_experts.c \
 	tests/test_experts_shape.c \
-	tests/test_store.c
+	tests/test_store.c \
+	tests/trace_files.c tests/trace_files.h \
+	tests/test_npy.c \
+	tests/test_recorder.c \
+	tests/test_trace.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
-tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS)
+tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
+	$(LIBZIP_CFLAGS)
 tests_run_LDFLAGS = $(AM_LDFLAGS) -static
-tests_run_LDADD = libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS)
+tests_run_LDADD = libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS) \
+	$(LIBZIP_LIBS)
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
 	COTERIE_COMMAND='$(abs_builddir)/coterie'; \
