@@ -1,6 +1,8 @@
 coterieinclude_HEADERS += include/coterie/placement.h \
 	include/coterie/simulate.h include/coterie/trace.h
-libcoterie_la_SOURCES += placement/placement.c placement/placement.h \
+libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
+	placement/formats_csv.c placement/formats_json.c \
+	placement/formats_yaml.c placement/placement.c placement/placement.h \
 	placement/route.c placement/simulate.c placement/simulate.h \
 	placement/simulate_forward.c placement/simulate_modes.c placement/wire.h
 libcoterie_la_SOURCES += placement/recorder.c placement/summary.c \
