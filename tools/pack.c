@@ -1,0 +1,65 @@
+#include "config.h"
+
+#include <stdio.h>
+
+#include "tools/command.h"
+#include "tools/report.h"
+
+typedef struct pack_options {
+    const char *output;
+    bool force;
+} pack_options_t;
+
+static void pack_progress(void *arg, uint64_t done, uint64_t total);
+static int pack_run(const invocation_t *in);
+
+static const option_spec_t pack_specs[] = {
+    {"output", 'o', OPTION_TEXT, offsetof(pack_options_t, output), "STORE",
+     "where to write the store", 0, 0, NULL},
+    {"force", 0, OPTION_FLAG, offsetof(pack_options_t, force), NULL,
+     "overwrite an existing file", 0, 0, NULL},
+    {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
+
+const command_t command_pack = {
+    .name = "pack",
+    .operands = "MODEL_DIR",
+    .operands_least = 1,
+    .operands_most = 1,
+    .summary = "writes a model's experts and dense weights as one store",
+    .details =
+        "A store holds one aligned, checksummed record per expert, so that a\n"
+        "rank reads its own experts and nothing else. Values are kept bit for\n"
+        "bit. 'coterie info STORE' says what is inside.\n",
+    .options = pack_specs,
+    .options_size = sizeof(pack_options_t),
+    .run = pack_run};
+
+static int pack_run(const invocation_t *in)
+{
+    const pack_options_t *o = in->options;
+    progress_t progress = {.what = "pack"};
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    coterie_model_t *model = NULL;
+    coterie_status_t status;
+
+    if (o->output == NULL)
+        return command_refuse(in, "needs -o STORE");
+    options.force = o->force;
+    options.progress = pack_progress;
+    options.progress_arg = &progress;
+    status = coterie_model_open(in->operands[0], &model);
+    if (status == COTERIE_OK)
+        status = coterie_model_pack(model, o->output, &options);
+    progress_end(&progress);
+    coterie_model_close(model);
+    return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
+}
+
+static void pack_progress(void *arg, uint64_t done, uint64_t total)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "%.0f of %.0f MB", 1e-6 * (double)done,
+             1e-6 * (double)total);
+    progress_show(arg, text);
+}

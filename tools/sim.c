@@ -1,0 +1,185 @@
+#include "config.h"
+
+#include <stdio.h>
+
+#include "tools/command.h"
+#include "tools/modes.h"
+#include "tools/report.h"
+#include "tools/weights.h"
+
+typedef struct sim_options {
+    const char *placement, *model;
+    uint32_t ranks, nodes, group, hidden, kv_row_size, prediction, experts;
+    uint32_t dispatch; /* coterie_mode_t without auto */
+    bool json;
+} sim_options_t;
+
+/* By coterie_simulate_options_t.prediction, after one for "not said". */
+static const char *const prediction_names[] = {"auto", "group", "trace",
+                                               "perfect", NULL};
+
+static int sim_run(const invocation_t *in);
+static coterie_status_t sizes_read(const sim_options_t *o,
+                                   coterie_simulate_options_t *options);
+static coterie_status_t placement_open(const sim_options_t *o,
+                                       const coterie_trace_t *trace,
+                                       coterie_placement_t **placement_p);
+static void prediction_choose(const sim_options_t *o,
+                              const coterie_trace_t *trace,
+                              coterie_simulate_options_t *options);
+static coterie_status_t sim_report(const sim_options_t *o,
+                                   const coterie_trace_t *trace,
+                                   const coterie_simulate_options_t *options,
+                                   const coterie_counts_t counts[2]);
+
+#define FIELD(name) offsetof(sim_options_t, name)
+
+static const option_spec_t sim_specs[] = {
+    {"placement", 'p', OPTION_TEXT, FIELD(placement), "P.json",
+     "which rank has which expert (in order)", 0, 0, NULL},
+    {"ranks", 'r', OPTION_COUNT, FIELD(ranks), "R",
+     "ranks; needed without a placement", 1, 4096, NULL},
+    {"nodes", 0, OPTION_COUNT, FIELD(nodes), "N",
+     "nodes, without a placement (1)", 1, 4096, NULL},
+    {"dispatch", 'd', OPTION_CHOICE, FIELD(dispatch),
+     "two-phase|owner|forward", "how tokens reach their experts (two-phase)",
+     0, 0, mode_names + 1},
+    {"group", 0, OPTION_CHOICE, FIELD(group), "auto|all|node|none|across",
+     "ranks that share keys and values", 0, 0, group_choices},
+    {"prediction", 0, OPTION_CHOICE, FIELD(prediction),
+     "auto|group|trace|perfect", "forward: what is known of the next layer",
+     0, 0, prediction_names},
+    {"model", 'm', OPTION_TEXT, FIELD(model), "MODEL",
+     "take the two sizes below from it", 0, 0, NULL},
+    {"hidden", 0, OPTION_COUNT, FIELD(hidden), "H",
+     "elements of a hidden state", 1, 1 << 20, NULL},
+    {"kv-row-size", 0, OPTION_COUNT, FIELD(kv_row_size), "BYTES",
+     "keys and values of a token and layer", 0, 1 << 30, NULL},
+    {"experts", 'e', OPTION_COUNT, FIELD(experts), "N",
+     "experts per layer (the largest id and one)", 1, 1 << 15, NULL},
+    {"json", 0, OPTION_FLAG, FIELD(json), NULL, "print one JSON object", 0, 0,
+     NULL},
+    {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
+
+const command_t command_sim = {
+    .name = "sim",
+    .operands = "TRACE",
+    .operands_least = 1,
+    .operands_most = 1,
+    .summary = "counts what a run would send, without a model",
+    .details =
+        "The counts are those of 'coterie run' on the same trace and\n"
+        "placement, copy by copy and byte by byte. Without sizes, copies and\n"
+        "messages are right and bytes leave the hidden states out.\n"
+        "'auto' prediction is the trace's where it has one, else the whole\n"
+        "group.\n",
+    .options = sim_specs,
+    .options_size = sizeof(sim_options_t),
+    .run = sim_run};
+
+static int sim_run(const invocation_t *in)
+{
+    const sim_options_t *o = in->options;
+    coterie_simulate_options_t options = COTERIE_SIMULATE_OPTIONS_INIT;
+    coterie_placement_t *placement = NULL;
+    coterie_trace_t *trace = NULL;
+    coterie_counts_t counts[2];
+    coterie_status_t status;
+
+    if (o->placement == NULL && o->ranks == 0)
+        return command_refuse(in, "needs --placement or --ranks");
+    options.mode = o->dispatch + COTERIE_MODE_TWO_PHASE;
+    options.group = group_choose(o->group, (coterie_mode_t)options.mode);
+    status = sizes_read(o, &options);
+    if (status == COTERIE_OK)
+        status = coterie_trace_read(in->operands[0], o->experts, &trace);
+    if (status == COTERIE_OK)
+        status = placement_open(o, trace, &placement);
+    if (status != COTERIE_OK)
+        goto out;
+    prediction_choose(o, trace, &options);
+    status = coterie_simulate(trace, placement, &options, counts);
+    if (status == COTERIE_OK)
+        status = sim_report(o, trace, &options, counts);
+out:
+    coterie_placement_destroy(placement);
+    coterie_trace_destroy(trace);
+    return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
+}
+
+static coterie_status_t sizes_read(const sim_options_t *o,
+                                   coterie_simulate_options_t *options)
+{
+    coterie_model_config_t config = {.size = sizeof(config)};
+    coterie_model_t *model = NULL;
+    coterie_status_t status = COTERIE_OK;
+
+    if (o->model != NULL) {
+        status = coterie_model_open(o->model, &model);
+        if (status != COTERIE_OK)
+            return status;
+        coterie_model_config(model, &config);
+        coterie_model_close(model);
+        options->hidden = config.hidden;
+        options->kv_row_size = kv_row_size(&config);
+    }
+    if (o->hidden != 0)
+        options->hidden = o->hidden;
+    if (o->kv_row_size != 0)
+        options->kv_row_size = o->kv_row_size;
+    return status;
+}
+
+static coterie_status_t placement_open(const sim_options_t *o,
+                                       const coterie_trace_t *trace,
+                                       coterie_placement_t **placement_p)
+{
+    coterie_placement_options_t in_order = COTERIE_PLACEMENT_OPTIONS_INIT;
+    coterie_trace_view_t view;
+
+    if (o->placement != NULL)
+        return coterie_placement_read(o->placement, o->ranks, placement_p);
+    coterie_trace_view(trace, &view);
+    in_order.layer_count = view.layer_count;
+    in_order.expert_count = view.expert_count;
+    in_order.rank_count = o->ranks;
+    in_order.node_count = o->nodes;
+    return coterie_placement_create(&in_order, placement_p);
+}
+
+static void prediction_choose(const sim_options_t *o,
+                              const coterie_trace_t *trace,
+                              coterie_simulate_options_t *options)
+{
+    coterie_trace_view_t view;
+
+    coterie_trace_view(trace, &view);
+    options->prediction = o->prediction != 0       ? o->prediction - 1
+                          : view.predicted != NULL ? 1
+                                                   : 0;
+}
+
+static coterie_status_t sim_report(const sim_options_t *o,
+                                   const coterie_trace_t *trace,
+                                   const coterie_simulate_options_t *options,
+                                   const coterie_counts_t counts[2])
+{
+    coterie_trace_view_t view;
+
+    coterie_trace_view(trace, &view);
+    if (o->json)
+        return json_print(json_pack(
+            "{s:s, s:s, s:s, s:i, s:o, s:o}", "dispatch",
+            mode_names[options->mode], "group",
+            group_choices[options->group + 1], "prediction",
+            prediction_names[options->prediction + 1], "moe_layers",
+            (int)view.layer_count, "prefill",
+            counts_json(&counts[COTERIE_PHASE_PREFILL], view.layer_count),
+            "decode",
+            counts_json(&counts[COTERIE_PHASE_DECODE], view.layer_count)));
+    counts_print(stdout, "prefill", &counts[COTERIE_PHASE_PREFILL],
+                 view.layer_count);
+    counts_print(stdout, "decode", &counts[COTERIE_PHASE_DECODE],
+                 view.layer_count);
+    return COTERIE_OK;
+}
