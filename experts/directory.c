@@ -54,14 +54,11 @@ coterie_status_t coterie_directory_open(const char *path,
                                         coterie_source_t **source_p)
 {
     directory_t *directory = calloc(1, sizeof(*directory));
-    coterie_status_t status = COTERIE_OK;
+    coterie_status_t status;
 
     if (directory == NULL)
         return coterie_fail_memory(sizeof(*directory), "a model");
-    directory->base.ops = &directory_ops;
-    directory->base.path = strdup(path);
-    if (directory->base.path == NULL)
-        status = coterie_fail_memory(strlen(path) + 1, "a file name");
+    status = coterie_source_init(&directory->base, &directory_ops, path);
     if (status == COTERIE_OK)
         status = config_load(directory);
     if (status == COTERIE_OK)

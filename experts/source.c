@@ -1,12 +1,25 @@
 #include "config.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/error.h"
 #include "experts/source.h"
 
 enum { MATRIX_ALIGNMENT = 64, RECORD_ALIGNMENT = 4096 };
 
 static uint64_t round_up(uint64_t size, uint64_t alignment);
+
+coterie_status_t coterie_source_init(coterie_source_t *source,
+                                     const coterie_source_ops_t *ops,
+                                     const char *path)
+{
+    source->ops = ops;
+    source->path = strdup(path);
+    if (source->path == NULL)
+        return coterie_fail_memory(strlen(path) + 1, "a file name");
+    return COTERIE_OK;
+}
 
 void coterie_source_clear(coterie_source_t *source)
 {

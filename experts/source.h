@@ -37,6 +37,11 @@ coterie_status_t coterie_directory_open(const char *path,
 coterie_status_t coterie_store_open(const char *path,
                                     coterie_source_t **source_p);
 
+/* Begins a zeroed source of some kind. */
+coterie_status_t coterie_source_init(coterie_source_t *source,
+                                     const coterie_source_ops_t *ops,
+                                     const char *path);
+
 /* Frees the base's members; for the kinds' own close. */
 void coterie_source_clear(coterie_source_t *source);
 

@@ -85,14 +85,11 @@ coterie_status_t coterie_store_open(const char *path,
                                     coterie_source_t **source_p)
 {
     store_t *store = calloc(1, sizeof(*store));
-    coterie_status_t status = COTERIE_OK;
+    coterie_status_t status;
 
     if (store == NULL)
         return coterie_fail_memory(sizeof(*store), "a store");
-    store->base.ops = &store_ops;
-    store->base.path = strdup(path);
-    if (store->base.path == NULL)
-        status = coterie_fail_memory(strlen(path) + 1, "a file name");
+    status = coterie_source_init(&store->base, &store_ops, path);
     if (status == COTERIE_OK)
         status = coterie_datafile_open(path, &store->file);
     if (status == COTERIE_OK)

@@ -14,8 +14,17 @@
 #include "experts/convert.h"
 #include "tests/models.h"
 
+/* A copy of a fixture whose header a test changes. */
+typedef struct damaged {
+    char folder[PATH_SIZE], path[PATH_SIZE];
+    json_t *header;
+} damaged_t;
+
 static void expect_failure(const char *folder, coterie_status_t status,
                            const char *first, const char *second);
+static void damage_begin(damaged_t *d);
+static void damage_end(damaged_t *d, coterie_status_t status,
+                       const char *first, const char *second);
 static json_t *offsets(json_int_t begin, json_int_t end);
 static void expect_entry_refused(const char *key, json_t *value,
                                  coterie_status_t status, const char *says);
@@ -295,49 +304,34 @@ Test(safetensors, without_a_tensor_is_refused_and_names_it)
         "model.norm.weight", "lm_head.weight",
         "model.layers.1.block_sparse_moe.experts.2.w3.weight"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        char folder[PATH_SIZE], path[PATH_SIZE];
-        fixture_copy("mixtral", folder);
-        path_in(folder, "model.safetensors", path);
-        json_t *header = header_load(path);
-        json_t *entry = json_incref(json_object_get(header, names[i]));
-        json_object_del(header, names[i]);
-        json_object_set_new(header, "other.rotary_emb.inv_freq", entry);
-        header_save(path, header);
-        expect_failure(folder, COTERIE_ERR_NOT_FOUND, names[i], "missing");
-        json_decref(header);
-        folder_remove(folder);
+        damaged_t d;
+        damage_begin(&d);
+        json_t *entry = json_incref(json_object_get(d.header, names[i]));
+        json_object_del(d.header, names[i]);
+        json_object_set_new(d.header, "other.rotary_emb.inv_freq", entry);
+        damage_end(&d, COTERIE_ERR_NOT_FOUND, names[i], "missing");
     }
 }
 
 Test(safetensors, with_a_tensor_that_nothing_reads_is_refused)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE];
-    fixture_copy("mixtral", folder);
-    path_in(folder, "model.safetensors", path);
-    json_t *header = header_load(path);
-    json_object_set_new(header, "model.layers.0.self_attn.q_proj.bias",
+    damaged_t d;
+    damage_begin(&d);
+    json_object_set_new(d.header, "model.layers.0.self_attn.q_proj.bias",
                         json_pack("{s:s, s:[i], s:[i, i]}", "dtype", "F32",
                                   "shape", 0, "data_offsets", 0, 0));
-    header_save(path, header);
-    expect_failure(folder, COTERIE_ERR_UNSUPPORTED, "q_proj.bias", "mixtral");
-    json_decref(header);
-    folder_remove(folder);
+    damage_end(&d, COTERIE_ERR_UNSUPPORTED, "q_proj.bias", "mixtral");
 }
 
 Test(safetensors, of_experts_in_two_dtypes_is_refused)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE];
-    fixture_copy("mixtral", folder);
-    path_in(folder, "model.safetensors", path);
-    json_t *header = header_load(path);
+    damaged_t d;
+    damage_begin(&d);
     json_object_set_new(
-        json_object_get(header,
+        json_object_get(d.header,
                         "model.layers.1.block_sparse_moe.experts.2.w3.weight"),
         "dtype", json_string("F16"));
-    header_save(path, header);
-    expect_failure(folder, COTERIE_ERR_UNSUPPORTED, "experts.2.w3", "one dtype");
-    json_decref(header);
-    folder_remove(folder);
+    damage_end(&d, COTERIE_ERR_UNSUPPORTED, "experts.2.w3", "one dtype");
 }
 
 Test(safetensors, reads_alike_when_its_data_are_not_aligned)
@@ -405,7 +399,9 @@ Test(model, that_is_not_there_or_is_something_else_is_refused)
     char folder[PATH_SIZE], path[PATH_SIZE];
     folder_make(folder);
     expect_failure(folder, COTERIE_ERR_NOT_FOUND, "config.json", "");
-    config_save(folder, json_object());
+    json_t *empty = json_object();
+    config_save(folder, empty);
+    json_decref(empty);
     expect_failure(folder, COTERIE_ERR_NOT_FOUND, "model.safetensors", "");
     path_in(folder, "nowhere", path);
     expect_failure(path, COTERIE_ERR_NOT_FOUND, path, "");
@@ -435,19 +431,29 @@ static json_t *offsets(json_int_t begin, json_int_t end)
     return json_pack("[I, I]", begin, end);
 }
 
+static void damage_begin(damaged_t *d)
+{
+    fixture_copy("mixtral", d->folder);
+    path_in(d->folder, "model.safetensors", d->path);
+    d->header = header_load(d->path);
+}
+
+static void damage_end(damaged_t *d, coterie_status_t status,
+                       const char *first, const char *second)
+{
+    header_save(d->path, d->header);
+    expect_failure(d->folder, status, first, second);
+    json_decref(d->header);
+    folder_remove(d->folder);
+}
+
 /* One value of the victim's entry in the header is replaced. */
 static void expect_entry_refused(const char *key, json_t *value,
                                  coterie_status_t status, const char *says)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE];
-    json_t *header;
+    damaged_t d;
 
-    fixture_copy("mixtral", folder);
-    path_in(folder, "model.safetensors", path);
-    header = header_load(path);
-    json_object_set_new(json_object_get(header, victim), key, value);
-    header_save(path, header);
-    expect_failure(folder, status, says, folder);
-    json_decref(header);
-    folder_remove(folder);
+    damage_begin(&d);
+    json_object_set_new(json_object_get(d.header, victim), key, value);
+    damage_end(&d, status, says, d.folder);
 }

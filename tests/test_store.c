@@ -17,6 +17,8 @@
 #include "tests/models.h"
 
 static coterie_status_t pack(const char *from, const char *to, uint32_t force);
+static void store_make(const char *fixture, char folder[PATH_SIZE],
+                       char path[PATH_SIZE]);
 static coterie_model_t *open_or_fail(const char *path);
 static void expect_same_experts(const coterie_model_t *a,
                                 const coterie_model_t *b);
@@ -54,13 +56,9 @@ Test(store, gives_back_every_fixture_bit_for_bit)
 Test(store, packed_from_a_store_is_the_same_file)
 {
     char folder[PATH_SIZE], first[PATH_SIZE], second[PATH_SIZE];
-    char from[PATH_SIZE];
     size_t size, again;
-    folder_make(folder);
-    path_in(folder, "first", first);
+    store_make("qwen2-moe", folder, first);
     path_in(folder, "second", second);
-    fixture_path("qwen2-moe", from);
-    pack(from, first, 0);
     cr_expect(eq(int, COTERIE_OK, pack(first, second, 0)));
     void *a = file_load(first, &size), *b = file_load(second, &again);
     cr_assert(eq(sz, size, again));
@@ -72,12 +70,9 @@ Test(store, packed_from_a_store_is_the_same_file)
 
 Test(store, has_contiguous_aligned_records)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     coterie_expert_format_t format;
-    folder_make(folder);
-    path_in(folder, "store", path);
-    fixture_path("mixtral", from);
-    pack(from, path, 0);
+    store_make("mixtral", folder, path);
     coterie_model_t *store = open_or_fail(path);
     coterie_model_expert_format(store, &format);
     for (size_t i = 0; i < 12; i++)
@@ -116,12 +111,9 @@ Test(store, names_the_expert_and_the_chunk_that_went_bad)
 
 Test(store, names_the_tensor_that_went_bad)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     static float head[256 * 32];
-    folder_make(folder);
-    path_in(folder, "store", path);
-    fixture_path("olmoe", from);
-    pack(from, path, 0);
+    store_make("olmoe", folder, path);
     file_flip(path, place_of(path, "tensors", 0)); /* lm_head is the first */
     coterie_model_t *store = open_or_fail(path);
     cr_expect(eq(int, COTERIE_ERR_CORRUPT,
@@ -135,14 +127,11 @@ Test(store, names_the_tensor_that_went_bad)
 
 Test(store, is_refused_when_its_head_or_index_went_bad)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     coterie_store_head_t head;
     coterie_model_t *store = NULL;
     size_t size;
-    folder_make(folder);
-    path_in(folder, "store", path);
-    fixture_path("olmoe", from);
-    pack(from, path, 0);
+    store_make("olmoe", folder, path);
     char *data = file_load(path, &size);
     memcpy(&head, data, sizeof(head));
     const struct {
@@ -167,12 +156,9 @@ Test(store, is_refused_when_its_head_or_index_went_bad)
 
 Test(store, of_another_layout_names_the_command_that_repacks)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     coterie_model_t *store = NULL;
-    folder_make(folder);
-    path_in(folder, "store", path);
-    fixture_path("olmoe", from);
-    pack(from, path, 0);
+    store_make("olmoe", folder, path);
     json_t *index = index_load(path);
     json_t *records =
         json_object_get(json_object_get(index, "experts"), "records");
@@ -190,12 +176,9 @@ Test(store, of_another_layout_names_the_command_that_repacks)
 
 Test(store, whose_records_lie_outside_or_are_too_few_is_refused)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     coterie_model_t *store = NULL;
-    folder_make(folder);
-    path_in(folder, "store", path);
-    fixture_path("olmoe", from);
-    pack(from, path, 0);
+    store_make("olmoe", folder, path);
     json_t *index = index_load(path);
     json_t *records =
         json_object_get(json_object_get(index, "experts"), "records");
@@ -259,13 +242,9 @@ Test(pack, leaves_nothing_when_the_disk_is_full)
 
 Test(pack, leaves_nothing_when_the_source_is_corrupt)
 {
-    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
-    char copy[PATH_SIZE];
-    folder_make(folder);
-    path_in(folder, "store", path);
+    char folder[PATH_SIZE], path[PATH_SIZE], copy[PATH_SIZE];
+    store_make("olmoe", folder, path);
     path_in(folder, "copy", copy);
-    fixture_path("olmoe", from);
-    pack(from, path, 0);
     file_flip(path, place_of(path, "records", 15));
     cr_expect(eq(int, COTERIE_ERR_CORRUPT, pack(path, copy, 0)));
     cr_expect(eq(sz, entries_in(folder), 1));
@@ -300,6 +279,18 @@ static coterie_status_t pack(const char *from, const char *to, uint32_t force)
     status = coterie_model_pack(model, to, &options);
     coterie_model_close(model);
     return status;
+}
+
+/* A new folder with the fixture's store in it. */
+static void store_make(const char *fixture, char folder[PATH_SIZE],
+                       char path[PATH_SIZE])
+{
+    char from[PATH_SIZE];
+
+    fixture_path(fixture, from);
+    folder_make(folder);
+    path_in(folder, "store", path);
+    cr_assert(pack(from, path, 0) == COTERIE_OK, "%s", coterie_last_error());
 }
 
 static coterie_model_t *open_or_fail(const char *path)
