@@ -23,8 +23,9 @@ typedef struct cursor {
     const char *at, *end;
 } cursor_t;
 
-static coterie_status_t header_span(const char *name, const unsigned char *bytes,
-                                    size_t size, cursor_t *cursor);
+static coterie_status_t header_span(const char *name,
+                                    const unsigned char *bytes, size_t size,
+                                    cursor_t *cursor);
 static coterie_status_t dictionary_parse(cursor_t *cursor, coterie_npy_t *npy);
 static coterie_status_t entry_parse(cursor_t *cursor, coterie_npy_t *npy,
                                     unsigned *seen);
@@ -111,7 +112,7 @@ size_t coterie_npy_header(const coterie_npy_t *npy,
     header[used] = ' ';
     total = (used + 1 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN;
     assert(total <= COTERIE_NPY_HEADER_MAX);
-    header[total - 1] = '\n';
+    header[total - 1] = '\n'; /* NumPy asks for one, and for alignment */
     memcpy(header, magic, sizeof(magic));
     header[6] = 1; /* version 1.0 */
     header[7] = 0;
@@ -174,18 +175,20 @@ void coterie_npy_release(coterie_npy_t *npy)
 }
 
 /* Finds the dictionary's text: from the end of the prefix to the data. */
-static coterie_status_t header_span(const char *name, const unsigned char *bytes,
-                                    size_t size, cursor_t *cursor)
+static coterie_status_t header_span(const char *name,
+                                    const unsigned char *bytes, size_t size,
+                                    cursor_t *cursor)
 {
     size_t prefix, length;
 
+    /* 12: the longer prefix; even a scalar's dictionary makes more. */
     if (size < 12 || memcmp(bytes, magic, sizeof(magic)) != 0)
         return coterie_fail(COTERIE_ERR_FORMAT, "%s: not a .npy array", name);
     if (bytes[6] < 1 || bytes[6] > 3)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: .npy version %u.%u; 1.0 to 3.0 can be read",
                             name, bytes[6], bytes[7]);
-    prefix = bytes[6] == 1 ? 10 : 12;
+    prefix = bytes[6] == 1 ? 10 : 12; /* a length of 2 bytes, then of 4 */
     length = (size_t)bytes[8] | (size_t)bytes[9] << 8;
     if (prefix == 12)
         length |= (size_t)bytes[10] << 16 | (size_t)bytes[11] << 24;
@@ -199,6 +202,7 @@ static coterie_status_t header_span(const char *name, const unsigned char *bytes
     return COTERIE_OK;
 }
 
+/* Python may write the keys in any order, with a comma behind the last. */
 static coterie_status_t dictionary_parse(cursor_t *cursor, coterie_npy_t *npy)
 {
     unsigned seen = 0;
@@ -243,8 +247,8 @@ static coterie_status_t entry_parse(cursor_t *cursor, coterie_npy_t *npy,
         which++;
     if (which == KEY_COUNT || (*seen & 1u << which) != 0)
         return coterie_fail(COTERIE_ERR_FORMAT,
-                            "%s: the .npy header's key '%s' is unknown or comes "
-                            "twice",
+                            "%s: the .npy header's key '%s' is unknown or "
+                            "comes twice",
                             cursor->name, key);
     *seen |= 1u << which;
     if (which == 0)
@@ -316,6 +320,7 @@ static coterie_status_t shape_parse(cursor_t *cursor, coterie_npy_t *npy)
     return COTERIE_OK;
 }
 
+/* 0 if there is none: a sign, or a number that no 64 bits hold. */
 static int length_parse(cursor_t *cursor, uint64_t *length_p)
 {
     uint64_t length = 0;
@@ -355,7 +360,8 @@ static int text_parse(cursor_t *cursor, char *text, size_t size)
     size_t length = 0;
 
     accept(cursor, "");
-    if (cursor->at == cursor->end || (*cursor->at != '\'' && *cursor->at != '"'))
+    if (cursor->at == cursor->end ||
+        (*cursor->at != '\'' && *cursor->at != '"'))
         return 0;
     quote = *cursor->at++;
     while (cursor->at < cursor->end && *cursor->at != quote) {
@@ -367,6 +373,8 @@ static int text_parse(cursor_t *cursor, char *text, size_t size)
     return accept(cursor, quote == '"' ? "\"" : "'");
 }
 
+/* Exactly the shape's bytes must follow: fewer are a file cut off, more are a
+ * second array or another dtype than the header says. */
 static coterie_status_t size_check(const char *name, coterie_npy_t *npy,
                                    size_t data_size)
 {
@@ -385,6 +393,7 @@ static coterie_status_t size_check(const char *name, coterie_npy_t *npy,
     return COTERIE_OK;
 }
 
+/* No type of C's own is IEEE's 16-bit float. */
 static double half_value(uint16_t bits)
 {
     int exponent = bits >> 10 & 0x1f;

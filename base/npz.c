@@ -24,7 +24,8 @@ typedef struct header {
     char text[COTERIE_NPY_HEADER_MAX];
 } header_t;
 
-/* What libzip writes the archive to: our temporary file. */
+/* What libzip writes the archive to: our temporary file. Given a path, libzip
+ * would make a temporary of its own and rename it too early, unsynced. */
 typedef struct sink {
     coterie_output_t *output;
     zip_error_t error;
@@ -60,6 +61,7 @@ coterie_status_t coterie_npz_open(const char *path, coterie_npz_t **npz_p)
         goto out;
     }
     npz->file_size = (uint64_t)ftello(stream);
+    /* The central directory is checked here, each entry when it is read. */
     npz->archive = zip_open(path, ZIP_RDONLY, &code);
     if (npz->archive == NULL) {
         zip_error_t error;
@@ -226,6 +228,8 @@ static coterie_status_t entry_add(zip_t *archive, const char *path,
         return coterie_fail(COTERIE_ERR_IO, "%s: '%s' cannot be added: %s",
                             path, name, zip_strerror(archive));
     }
+    /* Stored, as numpy.savez does: ids deflate to a third at best, and slowly
+     * enough to be felt in every run that records. */
     zip_set_file_compression(archive, (zip_uint64_t)index, ZIP_CM_STORE, 0);
     zip_file_set_dostime(archive, (zip_uint64_t)index, 0, DOS_1980, 0);
     return COTERIE_OK;

@@ -10,7 +10,9 @@
 
 enum { ROWS_FIRST = 256 };
 
-/* What one token chose at one layer; weights, ids and predictions follow. */
+/* What one token chose at one layer; weights, ids and predictions follow. A
+ * row says everything itself, so that rows of any rank can be put together by
+ * appending bytes, and sorting alone makes a trace of them. */
 typedef struct row {
     int32_t sequence, position;
     uint32_t layer, step, phase;
@@ -86,7 +88,8 @@ coterie_status_t coterie_trace_recorder_create(
     if (status != COTERIE_OK)
         return status;
     if (opts.layer_count == 0 || opts.layer_count > COTERIE_LAYERS_MAX ||
-        opts.expert_count == 0 || opts.expert_count > COTERIE_TRACE_EXPERTS_MAX || opts.k == 0 ||
+        opts.expert_count == 0 ||
+        opts.expert_count > COTERIE_TRACE_EXPERTS_MAX || opts.k == 0 ||
         opts.k > COTERIE_K_MAX ||
         opts.predicted_k > COTERIE_TRACE_EXPERTS_MAX)
         return coterie_fail(COTERIE_ERR_INVALID,
@@ -341,6 +344,7 @@ static coterie_status_t ids_narrow(const coterie_trace_recorder_t *recorder,
     return COTERIE_OK;
 }
 
+/* Also for imported rows: their bytes come from another process. */
 static coterie_status_t row_check(const coterie_trace_recorder_t *recorder,
                                   const row_t *row)
 {
@@ -433,6 +437,8 @@ static coterie_status_t merge_walk(merge_t *merge)
     return COTERIE_OK;
 }
 
+/* The token's rows, layer by layer: every layer is there, and rows that say
+ * the same thing twice say the same. */
 static coterie_status_t token_check(const merge_t *merge, size_t first,
                                     size_t end)
 {
@@ -459,6 +465,8 @@ static coterie_status_t token_check(const merge_t *merge, size_t first,
     return due < layer_count ? missing(rows[first], due) : COTERIE_OK;
 }
 
+/* In forward mode every rank of a token's set routes it; their bits are the
+ * same, so ids that differ mean that something is badly wrong. */
 static coterie_status_t row_agree(const coterie_trace_recorder_t *recorder,
                                   const row_t *one, const row_t *other)
 {

@@ -176,7 +176,7 @@ static void pairs_count(const coterie_trace_view_t *view, uint32_t layer,
 static void share_add(share_t *share, const uint64_t *counts,
                       const coterie_trace_view_t *view)
 {
-    uint64_t top[COTERIE_K_MAX] = {0}; /* descending */
+    uint64_t top[COTERIE_K_MAX] = {0}; /* descending; short enough to shift */
 
     assert(view->k <= COTERIE_K_MAX);
     for (uint32_t e = 0; e < view->expert_count; e++) {
@@ -207,7 +207,7 @@ static double fan_out(const coterie_trace_view_t *view, uint32_t ranks,
                                                 view->expert_count % ranks);
     for (uint64_t set = 0; set < sets; set++) {
         const int16_t *ids = view->experts + set * view->k;
-        unsigned mask = 0;
+        unsigned mask = 0; /* a bit a rank: at most 8 */
         for (uint32_t i = 0; i < view->k; i++)
             if (ids[i] >= 0)
                 mask |= 1u << rank_of[ids[i]];

@@ -163,7 +163,7 @@ coterie_status_t coterie_trace_check(const char *name, coterie_status_t status,
 {
     coterie_status_t checked = sequences_check(name, status, view);
 
-    if (view->expert_count == 0)
+    if (view->expert_count == 0) /* the format did not say */
         view->expert_count = experts_used(view);
     if (checked == COTERIE_OK)
         checked = ids_check(name, status, view);
@@ -174,6 +174,7 @@ coterie_status_t coterie_trace_check(const char *name, coterie_status_t status,
     return checked;
 }
 
+/* Sets are small: comparing all pairs beats any marking. */
 int16_t coterie_trace_repeated_id(const int16_t *ids, uint32_t k)
 {
     for (uint32_t i = 1; i < k; i++)
@@ -183,6 +184,7 @@ int16_t coterie_trace_repeated_id(const int16_t *ids, uint32_t k)
     return -1;
 }
 
+/* Sizes may come from a file: nothing is multiplied or allocated before. */
 static coterie_status_t shape_check(const char *name, coterie_status_t status,
                                     const coterie_trace_view_t *shape)
 {
@@ -259,6 +261,8 @@ static void tokens_copy(coterie_trace_t *trace,
         memcpy(trace->phase, from->phase + first, tokens);
 }
 
+/* Every sequence has a token at least: a sequence's ordinal decides its home,
+ * and one that nobody computed would shift the homes of all after it. */
 static coterie_status_t sequences_check(const char *name,
                                         coterie_status_t status,
                                         const coterie_trace_view_t *view)
@@ -320,6 +324,7 @@ static coterie_status_t ids_check(const char *name, coterie_status_t status,
     return COTERIE_OK;
 }
 
+/* Guesses may repeat themselves; they only have to be experts. */
 static coterie_status_t predicted_check(const char *name,
                                         coterie_status_t status,
                                         const coterie_trace_view_t *view)

@@ -124,6 +124,8 @@ static coterie_status_t shape_infer(const choices_t *choices,
     if (count == 0)
         return coterie_fail(COTERIE_ERR_FORMAT, "%s: an empty trace",
                             choices->path);
+    /* A batch written layer by layer would show as a longer run, and is
+     * refused below, since whose line is whose cannot be known. */
     while (k < count && rows[k].layer == rows[0].layer)
         k++;
     while (length < count && rows[length].layer >= rows[length - 1].layer)

@@ -74,6 +74,7 @@ coterie_status_t coterie_trace_read(const char *path, uint32_t expert_count,
     status = probe(path, start, &size);
     if (status != COTERIE_OK)
         return status;
+    /* Contents, not names, tell the formats apart. */
     if (size >= 2 && memcmp(start, "PK", 2) == 0)
         status = npz_load(&source);
     else if (size == PROBE_SIZE && memcmp(start, "\x93NUMPY", 6) == 0)
@@ -100,6 +101,8 @@ static coterie_status_t probe(const char *path, char start[PROBE_SIZE],
     return COTERIE_OK;
 }
 
+/* Each array that is there; other keys, such as another tool's notes, are
+ * nothing to us. */
 static coterie_status_t npz_load(source_t *source)
 {
     parts_t *parts = &source->parts;
@@ -228,6 +231,8 @@ static coterie_status_t parts_build(source_t *source,
     return status;
 }
 
+/* Reads sizes only; whether they make a trace is coterie_trace_allocate's to
+ * say, before anything is copied. */
 static coterie_status_t shape_of(const source_t *source,
                                  coterie_trace_view_t *shape)
 {

@@ -1,7 +1,6 @@
 #include "config.h"
 
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -9,6 +8,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include "tests/models.h"
 #include "tests/trace_files.h"
 
 TestSuite(trace, .init = files_make, .fini = files_remove);
@@ -464,23 +464,19 @@ Test(trace, never_takes_a_damaged_archive)
 {
     coterie_trace_view_t view = full_view();
     coterie_trace_t *trace = make(&view), *read = NULL;
-    char bytes[4096];
-    FILE *stream;
     size_t size;
+    void *bytes;
 
     coterie_trace_write(trace, file_path("t.npz"), 0);
-    stream = fopen(file_path("t.npz"), "rb");
-    size = fread(bytes, 1, sizeof(bytes), stream);
-    fclose(stream);
-    cr_assert(lt(sz, size, sizeof(bytes)));
+    bytes = file_load(file_path("t.npz"), &size);
     for (size_t cut = 0; cut < size; cut += 7) {
-        file_put("cut.npz", bytes, cut);
+        file_save(file_path("cut.npz"), bytes, cut);
         cr_expect(ne(int, coterie_trace_read(file_path("cut.npz"), 0, &read),
                      COTERIE_OK));
     }
-    bytes[170] ^= 1; /* an id: only the checksum can tell */
-    file_put("t.npz", bytes, size);
+    file_flip(file_path("t.npz"), 170); /* an id: the checksum must tell */
     expect_unread("t.npz", COTERIE_ERR_FORMAT, "damaged");
+    free(bytes);
     coterie_trace_destroy(trace);
 }
 

@@ -4,44 +4,36 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zip.h>
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include "tests/models.h"
 #include "tests/trace_files.h"
 
-static char folder[] = "/tmp/coterie-XXXXXX"; /* a process per test */
+static char folder[PATH_SIZE]; /* Criterion gives every test a process */
 
 static int is_visible(const struct dirent *entry);
 
 void files_make(void)
 {
-    cr_assert(ne(ptr, mkdtemp(folder), NULL));
+    folder_make(folder);
 }
 
 void files_remove(void)
 {
-    struct dirent **entries;
-    int count = scandir(folder, &entries, is_visible, alphasort);
-
-    for (int i = 0; i < count; i++) {
-        unlink(file_path(entries[i]->d_name));
-        free(entries[i]);
-    }
-    free(entries);
-    rmdir(folder);
+    folder_remove(folder);
 }
 
 const char *file_path(const char *name)
 {
-    enum { PATHS = 4, SIZE = 320 };
-    static char paths[PATHS][SIZE];
+    enum { PATHS = 4 };
+    static char paths[PATHS][PATH_SIZE];
     static unsigned next;
     char *path = paths[next++ % PATHS];
 
-    snprintf(path, SIZE, "%s/%s", folder, name);
+    path_in(folder, name, path);
     return path;
 }
 
@@ -56,18 +48,9 @@ int files_count(void)
     return count;
 }
 
-void file_put(const char *name, const void *data, size_t size)
-{
-    FILE *stream = fopen(file_path(name), "wb");
-
-    cr_assert(ne(ptr, stream, NULL));
-    cr_assert(eq(sz, fwrite(data, 1, size, stream), size));
-    cr_assert(eq(int, fclose(stream), 0));
-}
-
 void text_put(const char *name, const char *text)
 {
-    file_put(name, text, strlen(text));
+    file_save(file_path(name), text, strlen(text));
 }
 
 void npy_put(const char *name, const char *dictionary, const void *data,
@@ -82,7 +65,7 @@ void npy_put(const char *name, const char *dictionary, const void *data,
     bytes[9] = (unsigned char)(length >> 8);
     memcpy(bytes + 10, dictionary, length);
     memcpy(bytes + 10 + length, data, size);
-    file_put(name, bytes, 10 + length + size);
+    file_save(file_path(name), bytes, 10 + length + size);
     free(bytes);
 }
 

@@ -15,7 +15,6 @@ const char *file_path(const char *name);
 /* How many files the folder holds. */
 int files_count(void);
 
-void file_put(const char *name, const void *data, size_t size);
 void text_put(const char *name, const char *text);
 
 /* An .npy of version 1.0 whose header holds exactly this dictionary. */
