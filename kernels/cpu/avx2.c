@@ -15,6 +15,11 @@
 /* 12 registers of sums: a vector is a pair here. */
 #define TILE_ROWS 3
 #define TILE_OUTPUTS 2
+#define TILES(dtype)                                                      \
+    TILE(dtype, 1, 1) TILE(dtype, 2, 1) TILE(dtype, 3, 1)                 \
+    TILE(dtype, 2, 2) TILE(dtype, 3, 2)
+#define TILE_KINDS(dtype) \
+    {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 2)}
 
 typedef struct vec {
     __m256 low, high;
@@ -116,6 +121,12 @@ VEC float vec_sum(vec_t v)
         _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+VEC void vec_sums(const vec_t *v, int count, float *sums)
+{
+    for (int i = 0; i < count; i++)
+        sums[i] = vec_sum(v[i]);
 }
 
 #include "kernels/cpu/tile.h"

@@ -12,9 +12,18 @@
 #define VEC TARGET static inline __attribute__((always_inline))
 #define OPS coterie_cpu_avx512
 #define ISA_NAME "avx512"
-/* 24 sums, 4 weights and the present x: 29 of 32 registers. */
+/* 24 sums, 4 weights and the present x: 29 of 32 registers. With one or two
+ * rows memory is what counts, and it delivers most as one or two streams. */
 #define TILE_ROWS 6
 #define TILE_OUTPUTS 4
+#define TILES(dtype)                                                      \
+    TILE(dtype, 1, 1) TILE(dtype, 2, 1) TILE(dtype, 3, 1)                 \
+    TILE(dtype, 4, 1) TILE(dtype, 5, 1) TILE(dtype, 6, 1)                 \
+    TILE(dtype, 2, 2) TILE(dtype, 3, 4) TILE(dtype, 4, 4)                 \
+    TILE(dtype, 5, 4) TILE(dtype, 6, 4)
+#define TILE_KINDS(dtype)                                                 \
+    {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 4),             \
+     KIND(dtype, 4, 4), KIND(dtype, 5, 4), KIND(dtype, 6, 4)}
 
 typedef __m512 vec_t;
 
@@ -111,6 +120,30 @@ VEC float vec_sum(vec_t v)
         _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+/* vec_sum of four at once: it adds the same pairs. */
+VEC void vec_sum_four(const vec_t *v, float *sums)
+{
+    const vec_t ab = vec_add(_mm512_shuffle_f32x4(v[0], v[1], 0x44),
+                             _mm512_shuffle_f32x4(v[0], v[1], 0xee));
+    const vec_t cd = vec_add(_mm512_shuffle_f32x4(v[2], v[3], 0x44),
+                             _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+    const vec_t four = vec_add(_mm512_shuffle_f32x4(ab, cd, 0x88),
+                               _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    const vec_t two = vec_add(four, _mm512_permute_ps(four, 0x4e));
+    const vec_t one = vec_add(two, _mm512_permute_ps(two, 0xb1));
+    _mm_storeu_ps(sums, _mm512_castps512_ps128(
+                            _mm512_maskz_compress_ps(0x1111, one)));
+}
+
+VEC void vec_sums(const vec_t *v, int count, float *sums)
+{
+    if (count == 4)
+        vec_sum_four(v, sums);
+    else
+        for (int i = 0; i < count; i++)
+            sums[i] = vec_sum(v[i]);
 }
 
 #include "kernels/cpu/tile.h"

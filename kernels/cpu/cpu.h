@@ -12,31 +12,36 @@
 
 enum {
     COTERIE_LANES = 16,
-    COTERIE_TILE_ROWS_MAX = 6, /* rows of the largest tile */
-    COTERIE_INNER_BLOCK = 2048,
-    COTERIE_ROW_BLOCK = 48,   /* rows that share one reading of a weight */
-    COTERIE_OUTPUT_BLOCK = 64 /* outputs that share a block of the rows */
+    COTERIE_TILE_ROWS_MAX = 6,   /* rows of the largest tile */
+    COTERIE_INNER_BLOCK = 1024,  /* of a tile's rows, fits the nearest cache */
+    COTERIE_ROW_BLOCK = 96,      /* rows that share one reading of a weight */
+    COTERIE_OUTPUT_BLOCK = 128   /* outputs that share a packed tile of rows */
 };
 
 /* A few rows times a few weight rows, over one block of the inner dimension. */
 typedef struct coterie_tile {
-    const float *const *x; /* the rows */
-    const void *weight;    /* first of the weight rows */
+    const float *const *x; /* the rows, from the block's first element on */
+    const char *weight;    /* first of the weight rows, likewise */
     size_t weight_stride;  /* bytes */
-    size_t first, count;   /* the block: elements of x and weight rows */
-    const char *ahead;     /* what will be read next: as weight, first */
-    float *y;              /* set if the block is the first, else added to */
-    size_t y_stride;       /* elements */
+    size_t count;          /* elements of the block */
+    const char *ahead;     /* what will be read later: as weight */
+    int add;               /* to y, instead of setting it */
+    float *y;
+    size_t y_stride; /* elements */
 } coterie_tile_t;
 
 typedef void (*coterie_tile_fn)(const coterie_tile_t *tile);
 
+/* Tiles of some number of rows: of the outputs that suit it, and of one. */
+typedef struct coterie_tile_kind {
+    uint32_t outputs;
+    coterie_tile_fn run, run_single;
+} coterie_tile_kind_t;
+
 typedef struct coterie_cpu_ops {
     const char *name;
-    uint32_t rows, outputs; /* of the largest tile */
-    /* By dtype - 1 and rows - 1: `outputs` outputs. */
-    coterie_tile_fn tile[3][COTERIE_TILE_ROWS_MAX];
-    coterie_tile_fn tile_single[3]; /* one row, one output */
+    uint32_t rows; /* of the largest tile */
+    coterie_tile_kind_t tile[3][COTERIE_TILE_ROWS_MAX]; /* dtype - 1, rows - 1 */
     /* up[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(size_t count, const float *gate, float *up);
     /* y[i] += scale * x[i] */
@@ -61,6 +66,7 @@ typedef struct coterie_product {
     const float *const *x;
     const void *weight;   /* [out] rows */
     size_t weight_stride; /* bytes */
+    const void *next;     /* weights that will be read afterwards, or NULL */
     float *y;             /* [rows, out] */
     size_t y_stride;      /* elements */
 } coterie_product_t;

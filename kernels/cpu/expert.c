@@ -2,6 +2,8 @@
 
 #include "kernels/cpu/cpu.h"
 
+enum { LINE = 64 }; /* bytes of a line of the cache */
+
 /* Rows of one expert, at most COTERIE_ROW_BLOCK, and where their intermediate
  * values are: the only ones that exist at a time. */
 typedef struct block {
@@ -15,21 +17,23 @@ typedef struct block {
     float *narrow; /* [COTERIE_ROW_BLOCK, COTERIE_OUTPUT_BLOCK] */
 } block_t;
 
+static size_t inner_stride(const coterie_ffn_shape_t *shape);
 static void block_compute(const block_t *block,
                           const coterie_expert_weights_t *expert);
 static void gate_and_up(const block_t *block,
                         const coterie_expert_weights_t *expert,
-                        uint32_t first, uint32_t count);
+                        uint32_t first);
 static void down(const block_t *block, const float *const *inner,
-                 const void *weight, uint32_t first, uint32_t count);
-static coterie_product_t product_of(const block_t *block, uint32_t in,
-                                    const void *weight, uint32_t first,
-                                    uint32_t count);
+                 const void *weight, uint32_t first);
+static coterie_product_t product_of(const block_t *block, const void *weight,
+                                    uint32_t in, uint32_t first,
+                                    uint32_t out);
 
 size_t coterie_expert_ffn_scratch(const coterie_ffn_shape_t *shape)
 {
-    return COTERIE_ROW_BLOCK *
-           ((size_t)shape->ffn + COTERIE_OUTPUT_BLOCK) * sizeof(float);
+    return COTERIE_ROW_BLOCK * sizeof(float) *
+               (inner_stride(shape) + COTERIE_OUTPUT_BLOCK) +
+           LINE - 1;
 }
 
 void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
@@ -37,10 +41,11 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
                         const coterie_expert_rows_t *rows, const float *x,
                         float *sums, void *scratch)
 {
+    const size_t past = (uintptr_t)scratch % LINE;
     block_t block = {
         .ops = coterie_cpu_ops(),
         .shape = shape,
-        .narrow = scratch,
+        .narrow = (float *)((char *)scratch + (past ? LINE - past : 0)),
     };
     block.inner = block.narrow + COTERIE_ROW_BLOCK * COTERIE_OUTPUT_BLOCK;
 
@@ -59,68 +64,80 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
         }
 }
 
+/* Rows of the intermediate values begin at lines of the cache, and at
+ * different sets of it even if ffn is a power of two. */
+static size_t inner_stride(const coterie_ffn_shape_t *shape)
+{
+    const size_t lanes = COTERIE_LANES;
+    return ((size_t)shape->ffn + lanes - 1) / lanes * lanes + lanes;
+}
+
 static void block_compute(const block_t *block,
                           const coterie_expert_weights_t *expert)
 {
-    const uint32_t ffn = block->shape->ffn, hidden = block->shape->hidden;
+    const size_t stride = inner_stride(block->shape);
     const float *inner[COTERIE_ROW_BLOCK];
 
-    for (uint32_t f = 0; f < ffn; f += COTERIE_OUTPUT_BLOCK)
-        gate_and_up(block, expert, f,
-                    ffn - f < COTERIE_OUTPUT_BLOCK ? ffn - f
-                                                   : COTERIE_OUTPUT_BLOCK);
+    for (uint32_t f = 0; f < block->shape->ffn; f += COTERIE_OUTPUT_BLOCK)
+        gate_and_up(block, expert, f);
     for (uint32_t r = 0; r < block->rows; r++)
-        inner[r] = block->inner + (size_t)r * ffn;
-    for (uint32_t h = 0; h < hidden; h += COTERIE_OUTPUT_BLOCK)
-        down(block, inner, expert->down, h,
-             hidden - h < COTERIE_OUTPUT_BLOCK ? hidden - h
-                                               : COTERIE_OUTPUT_BLOCK);
+        inner[r] = block->inner + r * stride;
+    for (uint32_t h = 0; h < block->shape->hidden; h += COTERIE_OUTPUT_BLOCK)
+        down(block, inner, expert->down, h);
 }
 
+/* A block of gate, then the same of up: each names the other's as next. */
 static void gate_and_up(const block_t *block,
                         const coterie_expert_weights_t *expert,
-                        uint32_t first, uint32_t count)
+                        uint32_t first)
 {
     const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
-    coterie_product_t up =
-        product_of(block, hidden, expert->up, first, count);
     coterie_product_t gate =
-        product_of(block, hidden, expert->gate, first, count);
+        product_of(block, expert->gate, hidden, first, ffn);
+    coterie_product_t up = product_of(block, expert->up, hidden, first, ffn);
 
+    up.next = first + gate.out < ffn
+                  ? (const char *)gate.weight + gate.out * gate.weight_stride
+                  : expert->down;
+    gate.next = up.weight;
     gate.x = up.x = block->x;
     up.y = block->inner + first;
-    up.y_stride = ffn;
+    up.y_stride = inner_stride(block->shape);
     coterie_cpu_product(block->ops, &gate);
     coterie_cpu_product(block->ops, &up);
     for (uint32_t r = 0; r < block->rows; r++)
-        block->ops->silu_mul(count, gate.y + r * gate.y_stride,
+        block->ops->silu_mul(gate.out, gate.y + r * gate.y_stride,
                              up.y + r * up.y_stride);
 }
 
 static void down(const block_t *block, const float *const *inner,
-                 const void *weight, uint32_t first, uint32_t count)
+                 const void *weight, uint32_t first)
 {
+    const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
     coterie_product_t product =
-        product_of(block, block->shape->ffn, weight, first, count);
+        product_of(block, weight, ffn, first, hidden);
 
     product.x = inner;
+    if (first + product.out < hidden)
+        product.next = (const char *)product.weight +
+                       product.out * product.weight_stride;
     coterie_cpu_product(block->ops, &product);
     for (uint32_t r = 0; r < block->rows; r++)
-        block->ops->add_scaled(count, block->weight[r],
+        block->ops->add_scaled(product.out, block->weight[r],
                                product.y + r * product.y_stride,
                                block->sums[r] + first);
 }
 
-/* Weight rows first ... first + count - 1, into block->narrow. */
-static coterie_product_t product_of(const block_t *block, uint32_t in,
-                                    const void *weight, uint32_t first,
-                                    uint32_t count)
+/* A block of the outputs of a matrix [out, in], into block->narrow. */
+static coterie_product_t product_of(const block_t *block, const void *weight,
+                                    uint32_t in, uint32_t first, uint32_t out)
 {
     const size_t stride = in * coterie_dtype_size(block->shape->dtype);
+    const uint32_t left = out - first;
     return (coterie_product_t){
         .rows = block->rows,
         .in = in,
-        .out = count,
+        .out = left < COTERIE_OUTPUT_BLOCK ? left : COTERIE_OUTPUT_BLOCK,
         .dtype = block->shape->dtype,
         .weight = (const char *)weight + first * stride,
         .weight_stride = stride,

@@ -13,6 +13,9 @@
 #define ISA_NAME "portable"
 #define TILE_ROWS 3
 #define TILE_OUTPUTS 1
+#define TILES(dtype) TILE(dtype, 1, 1) TILE(dtype, 2, 1) TILE(dtype, 3, 1)
+#define TILE_KINDS(dtype) \
+    {KIND(dtype, 1, 1), KIND(dtype, 2, 1), KIND(dtype, 3, 1)}
 #define EACH_LANE for (int i = 0; i < COTERIE_LANES; i++)
 
 typedef struct vec {
@@ -129,6 +132,12 @@ VEC float vec_sum(vec_t v)
         for (int i = 0; i < half; i++)
             v.lane[i] += v.lane[i + half];
     return v.lane[0];
+}
+
+VEC void vec_sums(const vec_t *v, int count, float *sums)
+{
+    for (int i = 0; i < count; i++)
+        sums[i] = vec_sum(v[i]);
 }
 
 #include "kernels/cpu/tile.h"

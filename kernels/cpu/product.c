@@ -1,118 +1,200 @@
 #include "config.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
-typedef struct outputs {
-    uint32_t first, count;
-} outputs_t;
+/* How far ahead of its use a weight is asked for: 8 KiB keeps a core's queue
+ * to memory full, measured on Zen 4. */
+enum { AHEAD_SIZE = 8192 };
 
-static void product_outputs(const coterie_cpu_ops_t *ops,
-                            const coterie_product_t *product,
-                            outputs_t outputs);
-static void product_tile(const coterie_cpu_ops_t *ops,
-                         const coterie_product_t *product, outputs_t outputs,
-                         uint32_t inner);
-static coterie_tile_t tile_at(const coterie_product_t *product,
-                              outputs_t outputs, uint32_t inner);
-static const char *weight_row(const coterie_product_t *product,
-                              uint32_t output);
+/* Rows of a packed tile begin at different sets of the nearest cache: rows at
+ * a distance that is a power of two would all want the same one. */
+enum { PACKED_STRIDE = COTERIE_INNER_BLOCK + COTERIE_LANES };
+
+typedef struct job {
+    const coterie_product_t *product;
+    const coterie_tile_kind_t *kinds; /* by rows - 1 */
+    uint32_t rows_max;
+    size_t element; /* bytes of a weight */
+} job_t;
+
+typedef struct range {
+    uint32_t first, count;
+} range_t;
+
+static void stream(const job_t *job);
+static void compute(const job_t *job, range_t outputs, uint32_t inner);
+static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
+                      uint32_t outputs);
+static coterie_tile_t tile_at(const job_t *job, uint32_t output,
+                              uint32_t inner);
+static const char *ahead_of(const job_t *job, uint32_t output,
+                            uint32_t inner);
+static void pack(const coterie_product_t *product, range_t rows,
+                 uint32_t inner, float *packed);
+static uint32_t least(uint32_t a, uint32_t b);
 
 size_t coterie_dtype_size(coterie_dtype_t dtype)
 {
     return dtype == COTERIE_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-/* With few rows a group is one tile of outputs, so that weights are read as
- * they lie; with many, a group of outputs shares each block of the rows. */
 void coterie_cpu_product(const coterie_cpu_ops_t *ops,
                          const coterie_product_t *product)
 {
-    const uint32_t group =
-        product->rows <= ops->rows ? ops->outputs : COTERIE_OUTPUT_BLOCK;
+    const job_t job = {
+        .product = product,
+        .kinds = ops->tile[product->dtype - 1],
+        .rows_max = ops->rows,
+        .element = coterie_dtype_size(product->dtype),
+    };
 
     assert(product->rows <= COTERIE_ROW_BLOCK);
-    for (uint32_t first = 0; first < product->out; first += group) {
-        const uint32_t left = product->out - first;
-        product_outputs(ops, product,
-                        (outputs_t){first, left < group ? left : group});
-    }
-}
-
-/* The first block sets y even if it is empty. */
-static void product_outputs(const coterie_cpu_ops_t *ops,
-                            const coterie_product_t *product,
-                            outputs_t outputs)
-{
-    uint32_t inner = 0;
-    do {
-        for (uint32_t done = 0; done < outputs.count; done += ops->outputs) {
-            const uint32_t left = outputs.count - done;
-            const outputs_t tile = {
-                outputs.first + done,
-                left < ops->outputs ? left : ops->outputs};
-            product_tile(ops, product, tile, inner);
-        }
-        inner += COTERIE_INNER_BLOCK;
-    } while (inner < product->in);
-}
-
-/* All rows times one tile of outputs, which stays in the nearest cache. */
-static void product_tile(const coterie_cpu_ops_t *ops,
-                         const coterie_product_t *product, outputs_t outputs,
-                         uint32_t inner)
-{
-    const int dtype = product->dtype - 1;
-
-    if (outputs.count < ops->outputs) {
-        for (uint32_t o = 0; o < outputs.count; o++)
-            for (uint32_t row = 0; row < product->rows; row++) {
-                coterie_tile_t tile = tile_at(
-                    product, (outputs_t){outputs.first + o, 1}, inner);
-                tile.x += row;
-                tile.y += (size_t)row * product->y_stride;
-                ops->tile_single[dtype](&tile);
-            }
+    if (product->rows <= ops->rows) {
+        stream(&job);
         return;
     }
-    coterie_tile_t tile = tile_at(product, outputs, inner);
-    for (uint32_t row = 0; row < product->rows;) {
-        const uint32_t left = product->rows - row;
-        const uint32_t rows = left < ops->rows ? left : ops->rows;
-        ops->tile[dtype][rows - 1](&tile);
-        tile.x += rows;
-        tile.y += (size_t)rows * product->y_stride;
-        tile.ahead = (const char *)tile.weight +
-                     tile.first * coterie_dtype_size(product->dtype);
-        row += rows;
+    for (uint32_t first = 0; first < product->out;
+         first += COTERIE_OUTPUT_BLOCK) {
+        const range_t outputs = {
+            first, least(product->out - first, COTERIE_OUTPUT_BLOCK)};
+        uint32_t inner = 0;
+        do {
+            compute(&job, outputs, inner);
+            inner += COTERIE_INNER_BLOCK;
+        } while (inner < product->in);
     }
 }
 
-static coterie_tile_t tile_at(const coterie_product_t *product,
-                              outputs_t outputs, uint32_t inner)
+/* One tile of rows: weights are read as they lie, once. */
+static void stream(const job_t *job)
 {
-    const uint32_t left = product->in - inner;
-    const uint32_t count =
-        left < COTERIE_INNER_BLOCK ? left : COTERIE_INNER_BLOCK;
-    const uint32_t next = outputs.first + 2 * outputs.count <= product->out
-                              ? outputs.first + outputs.count
-                              : outputs.first;
+    const coterie_product_t *product = job->product;
+    const coterie_tile_kind_t *kind = &job->kinds[product->rows - 1];
+    uint32_t count;
+
+    for (uint32_t output = 0; output < product->out; output += count) {
+        uint32_t inner = 0;
+        count = least(product->out - output, kind->outputs);
+        do {
+            const float *x[COTERIE_TILE_ROWS_MAX];
+            coterie_tile_t tile = tile_at(job, output, inner);
+            for (uint32_t row = 0; row < product->rows; row++)
+                x[row] = product->x[row] + inner;
+            tile.x = x;
+            run_tiles(job, &tile, product->rows, count);
+            inner += COTERIE_INNER_BLOCK;
+        } while (inner < product->in);
+    }
+}
+
+/* Many rows, one block of outputs and of the inner dimension: a tile of rows is
+ * packed and meets all the outputs, whose weights are near by then. Tiles are
+ * of nearly equal numbers of rows; each asks for its share of the next block of
+ * weights. */
+static void compute(const job_t *job, range_t outputs, uint32_t inner)
+{
+    const coterie_product_t *product = job->product;
+    const uint32_t tiles =
+        (product->rows + job->rows_max - 1) / job->rows_max;
+    float packed[COTERIE_TILE_ROWS_MAX * PACKED_STRIDE]
+        __attribute__((aligned(64)));
+    const float *x[COTERIE_TILE_ROWS_MAX];
+
+    for (int row = 0; row < COTERIE_TILE_ROWS_MAX; row++)
+        x[row] = packed + row * PACKED_STRIDE;
+    for (uint32_t t = 0; t < tiles; t++) {
+        const uint32_t first = product->rows * t / tiles;
+        const range_t rows = {first,
+                              product->rows * (t + 1) / tiles - first};
+        const uint32_t step = job->kinds[rows.count - 1].outputs;
+        pack(product, rows, inner, packed);
+        for (uint32_t o = 0; o < outputs.count; o += step) {
+            coterie_tile_t tile = tile_at(job, outputs.first + o, inner);
+            tile.x = x;
+            tile.y += rows.first * product->y_stride;
+            if (o / step % tiles != t)
+                tile.ahead = tile.weight;
+            run_tiles(job, &tile, rows.count, least(outputs.count - o, step));
+        }
+    }
+}
+
+/* All rows of a tile times `outputs` outputs, which may be fewer than the
+ * tile's kind has: then one by one. */
+static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
+                      uint32_t outputs)
+{
+    const coterie_tile_kind_t *kind = &job->kinds[rows - 1];
+
+    if (outputs == kind->outputs) {
+        kind->run(tile);
+        return;
+    }
+    for (uint32_t o = 0; o < outputs; o++) {
+        kind->run_single(tile);
+        tile->weight += tile->weight_stride;
+        tile->y++;
+    }
+}
+
+static coterie_tile_t tile_at(const job_t *job, uint32_t output,
+                              uint32_t inner)
+{
+    const coterie_product_t *product = job->product;
     return (coterie_tile_t){
-        .x = product->x,
-        .weight = weight_row(product, outputs.first),
+        .weight = (const char *)product->weight +
+                  output * product->weight_stride + inner * job->element,
         .weight_stride = product->weight_stride,
-        .first = inner,
-        .count = count,
-        .ahead = weight_row(product, next) +
-                 inner * coterie_dtype_size(product->dtype),
-        .y = product->y + outputs.first,
+        .count = least(product->in - inner, COTERIE_INNER_BLOCK),
+        .ahead = ahead_of(job, output, inner),
+        .add = inner > 0,
+        .y = product->y + output,
         .y_stride = product->y_stride,
     };
 }
 
-static const char *weight_row(const coterie_product_t *product,
-                              uint32_t output)
+/* Where to read from while a tile of `output` and `inner` is computed: the same
+ * place in the block to come or, streaming, AHEAD_SIZE on, in whole steps. */
+static const char *ahead_of(const job_t *job, uint32_t output,
+                            uint32_t inner)
 {
-    return (const char *)product->weight + output * product->weight_stride;
+    const coterie_product_t *product = job->product;
+    const size_t stride = product->weight_stride;
+    const size_t end = product->out * stride;
+    size_t at = output * stride + inner * job->element;
+
+    if (product->rows <= job->rows_max) {
+        const size_t outputs = job->kinds[product->rows - 1].outputs;
+        const size_t step =
+            outputs > 1 && stride > 0 ? outputs * stride : 1;
+        at += (AHEAD_SIZE + step - 1) / step * step;
+    } else if (inner + COTERIE_INNER_BLOCK < product->in) {
+        at += COTERIE_INNER_BLOCK * job->element;
+    } else {
+        at = (output + COTERIE_OUTPUT_BLOCK) * stride;
+    }
+    if (at < end)
+        return (const char *)product->weight + at;
+    if (product->next == NULL)
+        return product->weight; /* near by: asking costs nothing */
+    return (const char *)product->next + (at - end);
+}
+
+static void pack(const coterie_product_t *product, range_t rows,
+                 uint32_t inner, float *packed)
+{
+    const size_t size =
+        least(product->in - inner, COTERIE_INNER_BLOCK) * sizeof(float);
+
+    for (uint32_t row = 0; row < rows.count; row++)
+        memcpy(packed + row * PACKED_STRIDE,
+               product->x[rows.first + row] + inner, size);
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
 }

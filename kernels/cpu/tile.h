@@ -1,7 +1,8 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
  * lets a function use the instructions), OPS (the table's name), ISA_NAME,
- * TILE_ROWS and TILE_OUTPUTS. */
+ * TILE_ROWS and TILE_OUTPUTS (of the
+ * largest tile), and the lists TILES(dtype) and TILE_KINDS(dtype). */
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
@@ -16,28 +17,14 @@ INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
 INLINE vec_t vec_silu(vec_t x);
 INLINE vec_t vec_exp(vec_t x);
 
-#define TILE(dtype, rows)                                                 \
-    TARGET static void tile_##dtype##_##rows(const coterie_tile_t *tile)  \
+#define TILE(dtype, rows, outputs)                                        \
+    TARGET static void tile_##dtype##_##rows##x##outputs(                 \
+        const coterie_tile_t *tile)                                       \
     {                                                                     \
-        tile_body(tile, rows, TILE_OUTPUTS, COTERIE_DTYPE_##dtype);       \
+        tile_body(tile, rows, outputs, COTERIE_DTYPE_##dtype);            \
     }
-#define TILE_SINGLE(dtype)                                                \
-    TARGET static void tile_##dtype##_single(const coterie_tile_t *tile)  \
-    {                                                                     \
-        tile_body(tile, 1, 1, COTERIE_DTYPE_##dtype);                     \
-    }
-#if TILE_ROWS == 6
-#define TILES(dtype)                                                      \
-    TILE(dtype, 1) TILE(dtype, 2) TILE(dtype, 3) TILE(dtype, 4)           \
-    TILE(dtype, 5) TILE(dtype, 6) TILE_SINGLE(dtype)
-#define TILE_LIST(dtype)                                                  \
-    {tile_##dtype##_1, tile_##dtype##_2, tile_##dtype##_3,                \
-     tile_##dtype##_4, tile_##dtype##_5, tile_##dtype##_6}
-#elif TILE_ROWS == 3
-#define TILES(dtype)                                                      \
-    TILE(dtype, 1) TILE(dtype, 2) TILE(dtype, 3) TILE_SINGLE(dtype)
-#define TILE_LIST(dtype) {tile_##dtype##_1, tile_##dtype##_2, tile_##dtype##_3}
-#endif
+#define KIND(dtype, rows, outputs)                                        \
+    {outputs, tile_##dtype##_##rows##x##outputs, tile_##dtype##_##rows##x1}
 
 TILES(F32)
 TILES(F16)
@@ -96,9 +83,7 @@ TARGET static void rms_norm(size_t width, float eps, const float *x,
 const coterie_cpu_ops_t OPS = {
     .name = ISA_NAME,
     .rows = TILE_ROWS,
-    .outputs = TILE_OUTPUTS,
-    .tile = {TILE_LIST(F32), TILE_LIST(F16), TILE_LIST(BF16)},
-    .tile_single = {tile_F32_single, tile_F16_single, tile_BF16_single},
+    .tile = {TILE_KINDS(F32), TILE_KINDS(F16), TILE_KINDS(BF16)},
     .silu_mul = silu_mul,
     .add_scaled = add_scaled,
     .rms_norm = rms_norm,
@@ -111,8 +96,7 @@ INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
 {
     const size_t size = dtype == COTERIE_DTYPE_F32 ? 4 : 2;
     const size_t whole = tile->count - tile->count % COTERIE_LANES;
-    const char *weight = (const char *)tile->weight + tile->first * size;
-    const char *ahead = tile->ahead;
+    const size_t stride = tile->weight_stride;
     vec_t sum[TILE_ROWS][TILE_OUTPUTS], w[TILE_OUTPUTS];
 
     UNROLL for (int r = 0; r < rows; r++)
@@ -120,26 +104,21 @@ INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
             sum[r][o] = vec_set(0);
     for (size_t k = 0; k < whole; k += COTERIE_LANES) {
         UNROLL for (int o = 0; o < outputs; o++) {
-            const size_t at = (size_t)o * tile->weight_stride + k * size;
-            w[o] = vec_load_weight(weight + at, dtype);
-            __builtin_prefetch(ahead + at);
+            const size_t at = (size_t)o * stride + k * size;
+            w[o] = vec_load_weight(tile->weight + at, dtype);
+            __builtin_prefetch(tile->ahead + at, 0, 2);
         }
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vec_t x = vec_load(tile->x[r] + tile->first + k);
+        UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int o = 0; o < outputs; o++)
-                sum[r][o] = vec_fma(x, w[o], sum[r][o]);
-        }
+                sum[r][o] = vec_fma(vec_load(tile->x[r] + k), w[o], sum[r][o]);
     }
     if (whole < tile->count) {
         const size_t rest = tile->count - whole;
         UNROLL for (int o = 0; o < outputs; o++)
-            w[o] = vec_load_weight_part(weight +
-                                            (size_t)o * tile->weight_stride +
-                                            whole * size,
-                                        dtype, rest);
+            w[o] = vec_load_weight_part(
+                tile->weight + (size_t)o * stride + whole * size, dtype, rest);
         UNROLL for (int r = 0; r < rows; r++) {
-            const vec_t x =
-                vec_load_part(tile->x[r] + tile->first + whole, rest);
+            const vec_t x = vec_load_part(tile->x[r] + whole, rest);
             UNROLL for (int o = 0; o < outputs; o++)
                 sum[r][o] = vec_fma(x, w[o], sum[r][o]);
         }
@@ -150,12 +129,13 @@ INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
 INLINE void tile_finish(const coterie_tile_t *tile, int rows, int outputs,
                         vec_t sum[][TILE_OUTPUTS])
 {
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int o = 0; o < outputs; o++) {
-            float *y = tile->y + (size_t)r * tile->y_stride + o;
-            const float part = vec_sum(sum[r][o]);
-            *y = tile->first == 0 ? part : *y + part;
-        }
+    UNROLL for (int r = 0; r < rows; r++) {
+        float *const y = tile->y + (size_t)r * tile->y_stride;
+        float part[TILE_OUTPUTS];
+        vec_sums(sum[r], outputs, part);
+        UNROLL for (int o = 0; o < outputs; o++)
+            y[o] = tile->add ? y[o] + part[o] : part[o];
+    }
 }
 
 INLINE vec_t vec_load_weight(const void *weight, coterie_dtype_t dtype)
