@@ -44,6 +44,7 @@ coterie_status_t coterie_datafile_read(const coterie_datafile_t *file,
     char *bytes = data;
 
     while (size > 0) {
+        /* One call moves at most 2 GiB; tensors may be larger. */
         ssize_t got = pread(file->descriptor, bytes, size, (off_t)offset);
         if (got < 0 && errno == EINTR)
             continue;

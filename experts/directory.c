@@ -83,6 +83,7 @@ static coterie_status_t directory_bind(coterie_source_t *source,
     coterie_status_t status;
 
     directory->shape = shape;
+    /* The first expert's dtype stands for all; expert_bind insists on it. */
     coterie_names_expert(shape, 0, 0, 0, &spec);
     status = coterie_names_find(&source->tensors, source->path, &spec, &first);
     if (status != COTERIE_OK)
@@ -121,7 +122,7 @@ static coterie_status_t directory_expert(const coterie_source_t *source,
     coterie_tensor_spec_t spec;
     coterie_tensor_t *tensor;
 
-    memset(record, 0, format->record_size);
+    memset(record, 0, format->record_size); /* gaps are part of checksums */
     for (uint32_t part = 0;
          part < COTERIE_EXPERT_PARTS && status == COTERIE_OK; part++) {
         coterie_names_expert(directory->shape, moe_layer, expert, part, &spec);
@@ -153,7 +154,7 @@ static coterie_status_t config_load(directory_t *directory)
     coterie_status_t status;
 
     if (path == NULL)
-        return coterie_fail_memory(0, "a file name");
+        return COTERIE_ERR_NO_MEMORY;
     status = coterie_file_read(path, CONFIG_MAX, &text, &size);
     if (status == COTERIE_OK)
         directory->base.config_text = text;
@@ -161,6 +162,7 @@ static coterie_status_t config_load(directory_t *directory)
     return status;
 }
 
+/* One file wins over an index, as in transformers. */
 static coterie_status_t files_load(directory_t *directory)
 {
     const char *folder = directory->base.path;
@@ -169,7 +171,7 @@ static coterie_status_t files_load(directory_t *directory)
     coterie_status_t status;
 
     if (single == NULL || index == NULL)
-        status = coterie_fail_memory(0, "a file name");
+        status = COTERIE_ERR_NO_MEMORY;
     else if (access(single, F_OK) == 0)
         status = file_add(directory, single);
     else if (access(index, F_OK) == 0)
@@ -232,7 +234,7 @@ static coterie_status_t shards_open(directory_t *directory, const char *index,
             continue;
         path = path_join(directory->base.path, file);
         if (path == NULL)
-            return coterie_fail_memory(strlen(file), "a file name");
+            return COTERIE_ERR_NO_MEMORY;
         status = file_add(directory, path);
         free(path);
         if (status != COTERIE_OK)
@@ -241,6 +243,7 @@ static coterie_status_t shards_open(directory_t *directory, const char *index,
     return COTERIE_OK;
 }
 
+/* An index of another download names tensors where they are not. */
 static coterie_status_t shards_check(const directory_t *directory,
                                      const char *index, const json_t *map)
 {
@@ -260,6 +263,7 @@ static coterie_status_t shards_check(const directory_t *directory,
     return COTERIE_OK;
 }
 
+/* By name within the folder; there are few files, so a search will do. */
 static const coterie_datafile_t *file_find(const directory_t *directory,
                                            const char *name)
 {
@@ -315,6 +319,7 @@ static coterie_status_t expert_bind(directory_t *directory, uint32_t moe_layer,
     return COTERIE_OK;
 }
 
+/* NULL when out of memory, which is reported already. */
 static char *path_join(const char *folder, const char *name)
 {
     size_t size = strlen(folder) + 1 + strlen(name) + 1;
@@ -322,5 +327,7 @@ static char *path_join(const char *folder, const char *name)
 
     if (path != NULL)
         snprintf(path, size, "%s/%s", folder, name);
+    else
+        coterie_fail_memory(size, "a file name");
     return path;
 }

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "experts/names.h"
 
-/* Extents, as the tables below name them. */
+/* Extents, as the tables below name them; NONE as the second marks a vector. */
 typedef enum dim {
     NONE, ONE, VOCAB, HIDDEN, HEAD, Q_ROWS, KV_ROWS, EXPERTS, DENSE_FFN,
     SHARED_FFN, Q_RANK, KV_RANK, KV_RANK_ROPE, LATENT_Q, LATENT_KV, LATENT_O,
@@ -43,6 +43,8 @@ static const row_t model_rows[] = {
 
 static const char *const head_name = "lm_head.weight";
 
+/* Names follow "model.layers.N.". A name may have several rows, as long as at
+ * most one applies to a layer. */
 static const row_t layer_rows[] = {
     {"input_layernorm.weight", ALL, ALWAYS, {HIDDEN, NONE}},
     {"post_attention_layernorm.weight", ALL, ALWAYS, {HIDDEN, NONE}},
@@ -123,6 +125,7 @@ void coterie_names_expert(const coterie_shape_t *shape, uint32_t moe_layer,
                           uint32_t expert, uint32_t part,
                           coterie_tensor_spec_t *spec)
 {
+    /* Mixtral counts its matrices in another order than it uses them. */
     static const char *const mixtral[] = {"w1", "w3", "w2"};
     static const char *const others[] = {"gate_proj", "up_proj", "down_proj"};
     const coterie_model_config_t *config = &shape->config;
@@ -174,6 +177,7 @@ int coterie_names_ignorable(const coterie_shape_t *shape, const char *name)
     return length > tail && strcmp(name + length - tail, computed) == 0;
 }
 
+/* In the table's order, so that the first thing missing is named first. */
 static coterie_status_t layer_visit(const coterie_shape_t *shape,
                                     uint32_t layer, coterie_spec_fn fn,
                                     void *arg)
@@ -230,6 +234,7 @@ static void spec_shape(const coterie_model_config_t *config,
     spec->shape[1] = extent(config, shape[1]);
 }
 
+/* Sums and products of sizes up to 2^24: far from 64 bits. */
 static uint64_t extent(const coterie_model_config_t *config, dim_t dim)
 {
     uint64_t heads = config->heads;

@@ -57,13 +57,14 @@ coterie_status_t coterie_model_pack(const coterie_model_t *model,
         status = store_write(&packer);
     if (status == COTERIE_OK)
         status = coterie_output_commit(&packer.output);
-    coterie_output_abandon(&packer.output);
+    coterie_output_abandon(&packer.output); /* after a commit, nothing */
     json_decref(packer.records);
     json_decref(packer.tensors);
     free(packer.buffer);
     return status;
 }
 
+/* One buffer for everything: memory stays at the largest tensor's size. */
 static coterie_status_t packer_init(packer_t *packer)
 {
     const coterie_model_t *model = packer->model;
@@ -105,6 +106,7 @@ static coterie_status_t store_write(packer_t *packer)
     return status;
 }
 
+/* Records come first and without gaps, so that their places are a product. */
 static coterie_status_t records_write(packer_t *packer)
 {
     const coterie_model_t *model = packer->model;
@@ -126,6 +128,7 @@ static coterie_status_t records_write(packer_t *packer)
     return status;
 }
 
+/* As they are stored: a store loses no bits and gains none. */
 static coterie_status_t tensors_write(packer_t *packer)
 {
     const coterie_source_t *source = packer->model->source;
@@ -156,6 +159,8 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
     coterie_status_t status;
     int failed;
 
+    /* Each of these takes its value over even when it fails, or is given NULL
+     * by the one before; so one look at the end is enough. */
     failed = json_object_set_new(entry, "offset",
                                  json_integer((json_int_t)packer->position));
     failed |= json_object_set_new(entry, "xxh3",
@@ -173,6 +178,7 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
     return status;
 }
 
+/* Up to the next block: direct reads need aligned beginnings. */
 static coterie_status_t block_pad(packer_t *packer)
 {
     static const char zeros[COTERIE_STORE_BLOCK];
@@ -245,6 +251,7 @@ static char *index_text(packer_t *packer)
     return text;
 }
 
+/* Goes back over the zeros at the beginning. */
 static coterie_status_t head_write(packer_t *packer, const char *index,
                                    uint64_t size)
 {

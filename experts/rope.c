@@ -17,6 +17,7 @@ void coterie_rope_read(coterie_keys_t *keys, coterie_model_config_t *config)
                           ? "rope_parameters"
                           : "rope_scaling";
     char path[512];
+    /* Its failures say which object the key stands in. */
     coterie_keys_t scaling = {coterie_keys_get(keys, key), path, keys->status};
     const char *type;
 
@@ -45,6 +46,7 @@ static void refuse_partial(coterie_keys_t *keys)
         coterie_keys_refuse(keys, "partial_rotary_factor", "1");
 }
 
+/* No object at all means plain positions; an object without a type does not. */
 static const char *scaling_type(const coterie_keys_t *scaling)
 {
     const json_t *type;
@@ -76,6 +78,8 @@ static void yarn_read(coterie_keys_t *scaling, coterie_model_config_t *config)
                                "is below 1");
 }
 
+/* Yarn has grown keys over time (truncate, attention_factor); one that is not
+ * computed here must not pass unseen. */
 static void refuse_unknown(coterie_keys_t *scaling)
 {
     static const char *const known[] = {

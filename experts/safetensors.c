@@ -50,6 +50,7 @@ coterie_status_t coterie_safetensors_read(const coterie_datafile_t *file,
                         LENGTH_SIZE + length);
 }
 
+/* Checked against the file before anything of that size is allocated. */
 static coterie_status_t header_length(const coterie_datafile_t *file,
                                       uint64_t *length_p)
 {
@@ -64,6 +65,7 @@ static coterie_status_t header_length(const coterie_datafile_t *file,
     status = coterie_datafile_read(file, 0, bytes, sizeof(bytes));
     if (status != COTERIE_OK)
         return status;
+    /* By hand, so that the machine's byte order does not matter. */
     for (int i = LENGTH_SIZE - 1; i >= 0; i--)
         length = length << 8 | bytes[i];
     if (length > file->size - LENGTH_SIZE || length > HEADER_MAX)
@@ -87,6 +89,7 @@ static coterie_status_t header_load(const coterie_datafile_t *file,
         return coterie_fail_memory(length, "a safetensors header");
     status = coterie_datafile_read(file, LENGTH_SIZE, text, length);
     if (status == COTERIE_OK) {
+        /* Twice the same name would let the last one win silently. */
         json_t *header =
             json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
         if (json_is_object(header)) {
@@ -96,13 +99,17 @@ static coterie_status_t header_load(const coterie_datafile_t *file,
             status = coterie_fail(COTERIE_ERR_FORMAT,
                                   "%s: the header is no JSON object: %s (byte "
                                   "%d)",
-                                  file->path, error.text, error.position);
+                                  file->path,
+                                  error.text[0] != 0 ? error.text
+                                                     : "another value",
+                                  error.position);
         }
     }
     free(text);
     return status;
 }
 
+/* Every tensor begins as a copy of common, which knows file and offset. */
 static coterie_status_t header_add(const coterie_datafile_t *file,
                                    const json_t *header,
                                    coterie_tensor_t *common,

@@ -64,7 +64,8 @@ coterie_status_t coterie_shape_read(const char *text, const char *path,
         json_decref(root);
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: not a JSON object: %s (line %d)", path,
-                            error.text, error.line);
+                            error.text[0] != 0 ? error.text : "another value",
+                            error.line);
     }
     arch = arch_find(&keys);
     if (arch != NULL) {
@@ -125,6 +126,7 @@ static void common_read(coterie_keys_t *keys, coterie_model_config_t *config)
     config->max_position = coterie_keys_count(keys, "max_position_embeddings");
     config->k = coterie_keys_count(keys, "num_experts_per_tok");
     config->heads = coterie_keys_count(keys, "num_attention_heads");
+    /* Without the key every query head has keys and values of its own. */
     config->kv_heads =
         coterie_keys_count_or(keys, "num_key_value_heads", config->heads);
     config->tied_embeddings =
@@ -142,7 +144,7 @@ static void common_read(coterie_keys_t *keys, coterie_model_config_t *config)
     coterie_rope_read(keys, config);
 }
 
-/* Attention with heads of one width. */
+/* For attention whose heads have one width; latent attention has three. */
 static void head_dim_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
     config->head_dim = coterie_keys_count_or(
@@ -173,6 +175,7 @@ static void qwen_read(coterie_keys_t *keys, coterie_model_config_t *config)
 static void qwen2_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
     qwen_read(keys, config);
+    /* The first published configs lack the key and have the biases. */
     config->qkv_bias = coterie_keys_flag_or(keys, "qkv_bias", 1);
     config->shared_ffn =
         coterie_keys_count(keys, "shared_expert_intermediate_size");
@@ -228,6 +231,7 @@ static uint32_t shared_width(coterie_keys_t *keys, uint32_t ffn)
     return (uint32_t)(count * ffn);
 }
 
+/* Plain top-k leaves both counts at 0, whatever n_group says. */
 static void groups_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
     const char *method =
@@ -304,6 +308,7 @@ static void check_router(coterie_keys_t *keys,
         coterie_keys_refuse(keys, "num_experts_per_tok", "at most 16");
 }
 
+/* Last, because it needs a number of layers that has been checked. */
 static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
 {
     coterie_model_config_t *config = &shape->config;
@@ -311,6 +316,7 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
 
     if (keys->status != COTERIE_OK)
         return;
+    /* Room for all layers: how many have experts is not known yet. */
     shape->layer_of = malloc(size);
     shape->moe_layer_of = malloc(size);
     if (shape->layer_of == NULL || shape->moe_layer_of == NULL) {
@@ -329,6 +335,7 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
                                "decoder_sparse_step, mlp_only_layers, "
                                "moe_layer_freq or first_k_dense_replace",
                                "leaves no layer with experts");
+    /* Published configs keep the width even where no layer uses it. */
     if (config->moe_layers == config->layers)
         config->dense_ffn = 0;
     else if (config->dense_ffn == 0)
@@ -336,6 +343,8 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
                                "is missing; layers without experts need it");
 }
 
+/* Each family counts in its own way: Qwen's first layer is number 1 to its
+ * step, DeepSeek's is number 0. */
 static int layer_has_experts(coterie_keys_t *keys, uint32_t arch,
                              uint32_t layer)
 {

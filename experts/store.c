@@ -29,7 +29,7 @@ typedef struct store {
     uint32_t experts;     /* a layer; known once bound */
     record_t *records;
     size_t record_count;
-    uint64_t *hashes;
+    uint64_t *hashes; /* of all tensors and records, as the index lists them */
     size_t hash_count, hash_room;
 } store_t;
 
@@ -102,6 +102,7 @@ coterie_status_t coterie_store_open(const char *path,
     return COTERIE_OK;
 }
 
+/* Only now is it known how many records of which size there must be. */
 static coterie_status_t store_bind(coterie_source_t *source,
                                    const coterie_shape_t *shape,
                                    coterie_expert_format_t *format)
@@ -204,6 +205,7 @@ static coterie_status_t head_load(const store_t *store,
                             "%s: neither a model's directory nor an expert "
                             "store",
                             path);
+    /* Before the version: a flipped bit there is damage, not a newer format. */
     if (head->head_hash != coterie_store_head_hash(head))
         return coterie_fail(COTERIE_ERR_CORRUPT,
                             "%s: the superblock's checksum does not match",
@@ -216,6 +218,7 @@ static coterie_status_t head_load(const store_t *store,
     return COTERIE_OK;
 }
 
+/* The index ends the file, so a file cut short is noticed here. */
 static coterie_status_t index_load(store_t *store,
                                    const coterie_store_head_t *head,
                                    json_t **index_p)
@@ -342,7 +345,8 @@ static coterie_status_t record_read(store_t *store, const json_t *entry,
     return place_read(store, entry, what, store->record_size, &record->offset);
 }
 
-/* Where size bytes lie, and their checksums. */
+/* Where size bytes lie, and their checksums. The index is checksummed, but a
+ * wrong writer's checksums are right: nothing in it is trusted. */
 static coterie_status_t place_read(store_t *store, const json_t *entry,
                                    const char *what, uint64_t size,
                                    uint64_t *offset_p)
@@ -395,6 +399,7 @@ static coterie_status_t hashes_read(store_t *store, const json_t *list,
     return COTERIE_OK;
 }
 
+/* After the read, on the caller's buffer: what is verified is what is used. */
 static coterie_status_t chunks_verify(const store_t *store, const void *data,
                                       uint64_t size, uint64_t first_hash,
                                       const char *what)

@@ -114,6 +114,7 @@ coterie_status_t coterie_tensors_add(coterie_tensors_t *tensors,
 {
     char *name;
 
+    /* Doubling: large models have tens of thousands. */
     if (tensors->count == tensors->room) {
         size_t room = tensors->room * 2 + 64;
         void *items = realloc(tensors->items, room * sizeof(*tensors->items));
@@ -151,7 +152,7 @@ coterie_tensor_t *coterie_tensors_find(const coterie_tensors_t *tensors,
 {
     coterie_tensor_t key = {.name = (char *)name};
 
-    if (tensors->count == 0)
+    if (tensors->count == 0) /* bsearch wants an array even then */
         return NULL;
     return bsearch(&key, tensors->items, tensors->count, sizeof(key),
                    compare_names);
@@ -165,6 +166,7 @@ void coterie_tensors_clear(coterie_tensors_t *tensors)
     memset(tensors, 0, sizeof(*tensors));
 }
 
+/* For sorting and finding alike: they must agree. */
 static int compare_names(const void *a, const void *b)
 {
     return strcmp(((const coterie_tensor_t *)a)->name,
