@@ -34,11 +34,10 @@ typedef struct flat {
 
 static const char flat_magic[8] = "cotrace1";
 
-/* Where rows go as the trace is made of them. */
+/* All rows, sorted. */
 typedef struct merge {
     const coterie_trace_recorder_t *recorder;
     const row_t **order;
-    coterie_trace_t *trace; /* NULL while tokens are only counted */
     uint64_t tokens, sequences;
 } merge_t;
 
@@ -61,13 +60,17 @@ static coterie_status_t row_check(const coterie_trace_recorder_t *recorder,
 static coterie_status_t id_fail(const coterie_trace_recorder_t *recorder,
                                 const row_t *row, int id);
 static int row_compare(const void *a, const void *b);
-static coterie_status_t merge_walk(merge_t *merge);
+static coterie_status_t merge_check(merge_t *merge);
+static size_t token_end(const merge_t *merge, size_t first);
 static coterie_status_t token_check(const merge_t *merge, size_t first,
                                     size_t end);
 static coterie_status_t row_agree(const coterie_trace_recorder_t *recorder,
                                   const row_t *one, const row_t *other);
 static coterie_status_t missing(const row_t *row, uint32_t layer);
-static void token_store(const merge_t *merge, size_t first, size_t end);
+static void merge_store(const merge_t *merge, coterie_trace_t *trace);
+static void row_store(const coterie_trace_recorder_t *recorder,
+                      const row_t *row, uint64_t token,
+                      coterie_trace_t *trace);
 static int row_predicts(const coterie_trace_recorder_t *recorder,
                         const row_t *row);
 
@@ -218,6 +221,7 @@ coterie_status_t coterie_trace_recorder_finish(
 {
     merge_t merge = {.recorder = recorder};
     coterie_trace_view_t shape;
+    coterie_trace_t *trace;
     coterie_status_t status;
 
     if (recorder == NULL || trace_p == NULL || recorder->count == 0)
@@ -231,7 +235,7 @@ coterie_status_t coterie_trace_recorder_finish(
     for (size_t i = 0; i < recorder->count; i++)
         merge.order[i] = row_at(recorder, i);
     qsort(merge.order, recorder->count, sizeof(row_t *), row_compare);
-    status = merge_walk(&merge);
+    status = merge_check(&merge);
     if (status != COTERIE_OK)
         goto out;
     shape = (coterie_trace_view_t){
@@ -244,11 +248,15 @@ coterie_status_t coterie_trace_recorder_finish(
     status = coterie_trace_allocate("recorder", COTERIE_ERR_INVALID, &shape,
                                     COTERIE_TRACE_WEIGHTS | COTERIE_TRACE_STEP |
                                         COTERIE_TRACE_PHASE,
-                                    &merge.trace);
+                                    &trace);
     if (status != COTERIE_OK)
         goto out;
-    status = merge_walk(&merge);
-    *trace_p = merge.trace;
+    if (trace->predicted != NULL) /* none, until a row says otherwise */
+        memset(trace->predicted, 0xff,
+               merge.tokens * shape.layer_count * shape.predicted_k *
+                   sizeof(*trace->predicted));
+    merge_store(&merge, trace);
+    *trace_p = trace;
 out:
     free(merge.order);
     return status;
@@ -397,25 +405,19 @@ static int row_compare(const void *a, const void *b)
     return one < other ? -1 : 1;
 }
 
-/* Goes token by token: the first time, without a trace, checking and
- * counting; the second time storing. */
-static coterie_status_t merge_walk(merge_t *merge)
+/* Checks every token, and counts them. */
+static coterie_status_t merge_check(merge_t *merge)
 {
     size_t count = merge->recorder->count, end;
-    const row_t *before = NULL;
 
-    merge->tokens = merge->sequences = 0;
     for (size_t first = 0; first < count; first = end) {
         const row_t *row = merge->order[first];
-        coterie_status_t status = COTERIE_OK;
+        const row_t *before = first > 0 ? merge->order[first - 1] : NULL;
         int begins = before == NULL || before->sequence != row->sequence;
+        coterie_status_t status;
 
-        for (end = first + 1; end < count; end++)
-            if (merge->order[end]->sequence != row->sequence ||
-                merge->order[end]->position != row->position)
-                break;
-        if (merge->trace == NULL)
-            status = token_check(merge, first, end);
+        end = token_end(merge, first);
+        status = token_check(merge, first, end);
         if (status != COTERIE_OK)
             return status;
         if (!begins && row->position != before->position + 1)
@@ -424,17 +426,23 @@ static coterie_status_t merge_walk(merge_t *merge)
                                 "between may be missing",
                                 row->sequence, row->position,
                                 before->position);
-        if (merge->trace != NULL)
-            token_store(merge, first, end);
-        if (merge->trace != NULL && begins)
-            merge->trace->seq_start[merge->sequences] = merge->tokens;
         merge->sequences += begins;
         merge->tokens++;
-        before = row;
     }
-    if (merge->trace != NULL)
-        merge->trace->seq_start[merge->sequences] = merge->tokens;
     return COTERIE_OK;
+}
+
+/* The first row behind the token whose rows begin at `first`. */
+static size_t token_end(const merge_t *merge, size_t first)
+{
+    const row_t *row = merge->order[first];
+    size_t end = first + 1;
+
+    while (end < merge->recorder->count &&
+           merge->order[end]->sequence == row->sequence &&
+           merge->order[end]->position == row->position)
+        end++;
+    return end;
 }
 
 /* The token's rows, layer by layer: every layer is there, and rows that say
@@ -487,31 +495,41 @@ static coterie_status_t missing(const row_t *row, uint32_t layer)
                         row->sequence, row->position, layer);
 }
 
-/* Of rows recorded more than once, the first gives the weights, and the first
- * that holds any prediction gives that. */
-static void token_store(const merge_t *merge, size_t first, size_t end)
+static void merge_store(const merge_t *merge, coterie_trace_t *trace)
 {
-    const coterie_trace_recorder_t *recorder = merge->recorder;
+    uint64_t token = 0, sequence = 0;
+    size_t end;
+
+    for (size_t first = 0; first < merge->recorder->count; first = end) {
+        const row_t **rows = merge->order + first;
+
+        end = token_end(merge, first);
+        if (first == 0 || rows[0]->sequence != rows[-1]->sequence)
+            trace->seq_start[sequence++] = token;
+        trace->step[token] = rows[0]->step;
+        trace->phase[token] = (uint8_t)rows[0]->phase;
+        /* Backwards: of rows recorded more than once, the first counts. */
+        for (size_t i = end - first; i-- > 0;)
+            row_store(merge->recorder, rows[i], token, trace);
+        token++;
+    }
+    trace->seq_start[sequence] = token;
+}
+
+/* A row without a prediction leaves that of another rank's as it is. */
+static void row_store(const coterie_trace_recorder_t *recorder,
+                      const row_t *row, uint64_t token, coterie_trace_t *trace)
+{
     uint32_t k = recorder->options.k;
     uint32_t predicted_k = recorder->options.predicted_k;
-    coterie_trace_t *trace = merge->trace;
+    uint64_t set = token * recorder->options.layer_count + row->layer;
 
-    trace->step[merge->tokens] = merge->order[first]->step;
-    trace->phase[merge->tokens] = (uint8_t)merge->order[first]->phase;
-    for (size_t i = end; i-- > first;) {
-        const row_t *row = merge->order[i];
-        uint64_t set =
-            merge->tokens * recorder->options.layer_count + row->layer;
-        int last = i + 1 == end || merge->order[i + 1]->layer != row->layer;
-
-        memcpy(trace->experts + set * k, row_ids(recorder, row),
-               k * sizeof(int16_t));
-        memcpy(trace->weights + set * k, row_weights(row), k * sizeof(float));
-        if (predicted_k > 0 && (last || row_predicts(recorder, row)))
-            memcpy(trace->predicted + set * predicted_k,
-                   row_predicted(recorder, row),
-                   predicted_k * sizeof(int16_t));
-    }
+    memcpy(trace->experts + set * k, row_ids(recorder, row),
+           k * sizeof(int16_t));
+    memcpy(trace->weights + set * k, row_weights(row), k * sizeof(float));
+    if (row_predicts(recorder, row))
+        memcpy(trace->predicted + set * predicted_k,
+               row_predicted(recorder, row), predicted_k * sizeof(int16_t));
 }
 
 static int row_predicts(const coterie_trace_recorder_t *recorder,
