@@ -159,8 +159,8 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
     coterie_status_t status;
     int failed;
 
-    /* Each of these takes its value over even when it fails, or is given NULL
-     * by the one before; so one look at the end is enough. */
+    /* Each takes its value over even when it fails, and refuses NULL; so one
+     * look at the end is enough, also for an entry that could not be made. */
     failed = json_object_set_new(entry, "offset",
                                  json_integer((json_int_t)packer->position));
     failed |= json_object_set_new(entry, "xxh3",

@@ -2,6 +2,9 @@
 #define COTERIE_TESTS_MODELS_H
 /* Models for tests: the fixtures, damaged copies of them, and models of any
  * config with made-up weights. Failures end the test. */
+#include <stddef.h>
+#include <stdint.h>
+
 #include <jansson.h>
 
 enum { PATH_SIZE = 256 };
