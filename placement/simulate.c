@@ -254,7 +254,7 @@ static void step_run(coterie_simulation_t *sim,
     for (size_t i = 0; !decode && i < count; i++)
         sim->owner[tokens[i].sequence] =
             (uint16_t)coterie_simulation_home(sim, tokens[i].sequence);
-    if (sim->options.group != COTERIE_GROUP_NONE && sim->rank_count > 1)
+    if (sim->group_size > 1)
         kv_gather(sim, tokens, count);
 }
 

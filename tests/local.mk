@@ -21,7 +21,9 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_recorder.c \
 	tests/test_trace.c \
 	tests/test_simulate.c \
-	tests/test_formats.c
+	tests/test_formats.c \
+	tests/simulations.c tests/simulations.h \
+	tests/test_simulate_random.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
