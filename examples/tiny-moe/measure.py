@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from corpus import KINDS
@@ -27,10 +28,15 @@ def sequences(folder, split, length, count):
 
 @torch.no_grad()
 def trace(model, ids):
-    """Expert ids [sequence, token, layer, k]."""
-    _, routes = model(ids[:, :-1])
-    return torch.stack([c.view(*ids[:, 1:].shape, -1) for _, c in routes],
-                       2).numpy()
+    """Expert ids [sequence, token, layer, k], and bits per byte."""
+    chosen, bits = [], []
+    for part in ids.split(8):
+        logits, routes = model(part[:, :-1])
+        bits.append(F.cross_entropy(logits.flatten(0, 1),
+                                    part[:, 1:].flatten()) / math.log(2))
+        chosen.append(torch.stack([c.view(*part[:, 1:].shape, -1)
+                                   for _, c in routes], 2))
+    return torch.cat(chosen).numpy(), float(sum(bits) / len(bits))
 
 
 def tokens_of(seqs):
@@ -113,15 +119,15 @@ def copies(place, tokens, home, scores, ranks):
     n, layers, _ = sets.shape
     size = sets.sum(2)
     at = np.arange(n)
-    two = 2 * (size - sets[at[:, None], np.arange(layers)[None], home[:, None]])
+    at_home = sets[at[:, None], np.arange(layers)[None], home[:, None]]
+    two = 2 * (size - at_home)
     owner, sent = home, 0
     for i in range(layers):
         sent += (size[:, i] - sets[at, i, owner]) + size[:, i] - 1
         if i + 1 < layers:
             score = scores[i][tokens[:, i]].sum(1)
             owner = np.where(sets[:, i], score, -1).argmax(1)
-    forward = (size - sets[at[:, None], np.arange(layers)[None],
-                           home[:, None]])[:, 0].sum()
+    forward = (size - at_home)[:, 0].sum()
     for i in range(layers - 1):
         both = (sets[:, i] & sets[:, i + 1]).sum(1)
         forward += (size[:, i] * size[:, i + 1] - both).sum()
@@ -183,17 +189,20 @@ def main():
     p.add_argument("--ranks", type=int, default=4)
     p.add_argument("--cap", type=float, default=1.1,
                    help="most load of a rank, over the mean, when placing")
-    p.add_argument("--length", type=int, default=256)
+    p.add_argument("--length", type=int, default=512)
     p.add_argument("--sequences", type=int, default=32, help="per kind")
     p.add_argument("--tries", type=int, default=2)
     args = p.parse_args()
     torch.set_num_threads(1)
     model = Model(Config())
     load_hf(model, load_file(os.path.join(args.model, "model.safetensors")))
-    by_kind = {k: trace(model, ids) for k, ids in sequences(
-        args.corpus, args.split, args.length, args.sequences)}
-    result = measure(by_kind, args.ranks, args.cap, args.tries,
-                     model.cfg.experts)
+    by_kind, bits = {}, {}
+    for kind, ids in sequences(args.corpus, args.split, args.length,
+                               args.sequences):
+        by_kind[kind], bits[kind] = trace(model, ids)
+    result = {"bits_per_byte": bits,
+              **measure(by_kind, args.ranks, args.cap, args.tries,
+                        model.cfg.experts)}
     print(json.dumps(rounded(result), indent=1))
 
 

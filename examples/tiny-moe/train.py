@@ -102,7 +102,35 @@ def train_step(model, optimizer, ids, args):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.item() / math.log(2), balance.item(), local.item()
+    loads = torch.stack([torch.bincount(c.flatten(),
+                                        minlength=model.cfg.experts)
+                         for _, c in routes]).float()
+    return {"train": round(loss.item() / math.log(2), 3),
+            "balance": round(balance.item(), 3),
+            "locality": round(local.item(), 3)}, loads
+
+
+@torch.no_grad()
+def revive(model, optimizer, loads, args):
+    """Restart unused experts as noisy twins of the layer's busiest.
+
+    A router can push an expert so far away that the balance loss has no
+    gradient left to bring it back.
+    """
+    count = 0
+    for block, load in zip(model.blocks, loads):
+        busy = load.argsort(descending=True).tolist()
+        dead = [e for e in busy if load[e] < args.dead * load.mean()]
+        for e, twin in zip(dead, busy):
+            for p, noise in ((block.gate, 0.4), (block.w_in, 0.05),
+                             (block.w_out, 0.05)):
+                p[e] = p[twin] + noise * p[twin].std() * \
+                    torch.randn_like(p[twin])
+                state = optimizer.state[p]
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state[key][e] = state[key][twin]
+            count += 1
+    return count
 
 
 def report(model, batches, state, curve, args):
@@ -156,20 +184,22 @@ def run(model, optimizer, args):
     if args.resume:
         step, seconds, curve = resume(model, optimizer, rng, args.resume)
     clock = Clock(args, seconds)
-    saved = clock.seconds()
+    saved, loads = clock.seconds(), 0
     while clock.progress(step) < 1:
         progress = clock.progress(step)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, progress, args)
-        bits, balance, local = train_step(
+        losses, used = train_step(
             model, optimizer, training_batch(data, rng, progress, args), args)
+        loads = 0.98 * loads + used
         step += 1
         seconds = clock.seconds()
         if step % args.every == 0:
-            report(model, batches,
-                   {"step": step, "seconds": round(seconds),
-                    "train": round(bits, 3), "balance": round(balance, 3),
-                    "locality": round(local, 3)}, curve, args)
+            row = {"step": step, "seconds": round(seconds), **losses}
+            report(model, batches, row, curve, args)
+        if step % args.revive == 0 and progress < 1 - args.cooldown:
+            count = revive(model, optimizer, loads, args)
+            print(f"step {step}: revived {count} experts", flush=True)
         if args.early and seconds - saved > args.early_seconds:
             checkpoint(model, optimizer, rng, step, seconds, curve, args)
             saved = seconds
@@ -200,6 +230,10 @@ def parse_args():
     p.add_argument("--cooldown", type=float, default=0.35)
     p.add_argument("--balance", type=float, default=0.01)
     p.add_argument("--locality", type=float, default=0.005)
+    p.add_argument("--revive", type=int, default=200,
+                   help="look for unused experts every so many steps")
+    p.add_argument("--dead", type=float, default=0.05,
+                   help="load under which an expert is unused, over mean")
     p.add_argument("--every", type=int, default=100)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
