@@ -87,6 +87,7 @@ def export(model, folder):
     # Others may be reading the old file: replace it in one step.
     part = os.path.join(folder, "model.safetensors.part")
     save_file(tensors, part, metadata={"format": "pt"})
+    os.chmod(part, 0o644)
     os.replace(part, os.path.join(folder, "model.safetensors"))
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(hf_config(model.cfg), f, indent=2)
@@ -222,14 +223,14 @@ def parse_args():
     p.add_argument("--short", type=int, default=256,
                    help="length of sequences at first")
     p.add_argument("--length", type=int, default=512, help="and later")
-    p.add_argument("--short-part", type=float, default=0.75,
+    p.add_argument("--short-part", type=float, default=0.8,
                    help="part of the budget on short sequences")
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--decay", type=float, default=0.05)
     p.add_argument("--warmup", type=int, default=100)
-    p.add_argument("--cooldown", type=float, default=0.35)
-    p.add_argument("--balance", type=float, default=0.01)
-    p.add_argument("--locality", type=float, default=0.005)
+    p.add_argument("--cooldown", type=float, default=0.3)
+    p.add_argument("--balance", type=float, default=0.12)
+    p.add_argument("--locality", type=float, default=0.03)
     p.add_argument("--revive", type=int, default=200,
                    help="look for unused experts every so many steps")
     p.add_argument("--dead", type=float, default=0.05,
