@@ -11,7 +11,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_kernels.c \
 	tests/test_router.c \
 	tests/test_transport.c \
-	tests/test_placement.c \
+	tests/draw.h tests/test_placement.c \
 	tests/models.c tests/models.h \
 	tests/test_experts.c \
 	tests/test_experts_shape.c \

@@ -1,46 +1,26 @@
 #include "config.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
 #include <coterie/placement.h>
 
-/* A file of its own for each test. */
-static char folder[] = "/tmp/coterie-XXXXXX";
-static char path[64];
+#include "tests/trace_files.h"
 
-static void folder_make(void)
+TestSuite(formats, .init = files_make, .fini = files_remove);
+
+static const char *path(void)
 {
-    cr_assert(ne(ptr, mkdtemp(folder), NULL));
-    snprintf(path, sizeof(path), "%s/placement", folder);
-}
-
-static void folder_remove(void)
-{
-    unlink(path);
-    cr_expect(zero(int, rmdir(folder))); /* no temporary file is left */
-}
-
-TestSuite(formats, .init = folder_make, .fini = folder_remove);
-
-static void file_write(const char *text)
-{
-    FILE *stream = fopen(path, "w");
-
-    cr_assert(ne(ptr, stream, NULL));
-    fputs(text, stream);
-    fclose(stream);
+    return file_path("placement");
 }
 
 static void expect_file(const char *wanted)
 {
     char text[1024] = {0};
-    FILE *stream = fopen(path, "r");
+    FILE *stream = fopen(path(), "r");
 
     cr_assert(ne(ptr, stream, NULL));
     cr_assert(lt(sz, fread(text, 1, sizeof(text), stream), sizeof(text)));
@@ -111,10 +91,10 @@ static void expect_round_trip(coterie_placement_t *placement,
     coterie_placement_t *back = NULL;
     coterie_status_t status;
 
-    status = coterie_placement_write(placement, path, format, 0);
+    status = coterie_placement_write(placement, path(), format, 0);
     cr_assert(eq(int, COTERIE_OK, status), "%s", coterie_last_error());
     expect_file(text);
-    status = coterie_placement_read(path, 2, &back);
+    status = coterie_placement_read(path(), 2, &back);
     cr_assert(eq(int, COTERIE_OK, status), "%s", coterie_last_error());
     expect_same_slots(back, placement);
     coterie_placement_destroy(back);
@@ -182,9 +162,9 @@ Test(formats, coterie_has_everything)
     placement = make(&options);
     cr_assert(eq(
         int, COTERIE_OK,
-        coterie_placement_write(placement, path, COTERIE_FORMAT_COTERIE, 0)));
-    cr_assert(eq(int, COTERIE_OK, coterie_placement_read(path, 0, &back)), "%s",
-              coterie_last_error());
+        coterie_placement_write(placement, path(), COTERIE_FORMAT_COTERIE, 0)));
+    cr_assert(eq(int, COTERIE_OK, coterie_placement_read(path(), 0, &back)),
+              "%s", coterie_last_error());
     expect_same_slots(back, placement);
     coterie_placement_view(back, &view);
     cr_expect(eq(u32, view.node_count, 2));
@@ -207,11 +187,13 @@ Test(formats, tensorrt_counts_only_the_layers_with_experts)
 {
     coterie_placement_t *wanted = four_experts(), *placement = NULL;
 
-    file_write("layer_updates_per_iter: 0\nnum_slots: 4\n"
-               "initial_global_assignments:\n"
-               "  11:\n  - 0\n  - 1\n  - 2\n  - 3\n  3: [3,0,1,2]\n");
-    cr_assert(eq(int, COTERIE_OK, coterie_placement_read(path, 2, &placement)),
-              "%s", coterie_last_error());
+    text_put("placement",
+             "layer_updates_per_iter: 0\nnum_slots: 4\n"
+             "initial_global_assignments:\n"
+             "  11:\n  - 0\n  - 1\n  - 2\n  - 3\n  3: [3,0,1,2]\n");
+    cr_assert(
+        eq(int, COTERIE_OK, coterie_placement_read(path(), 2, &placement)),
+        "%s", coterie_last_error());
     expect_same_slots(placement, wanted);
     coterie_placement_destroy(placement);
     coterie_placement_destroy(wanted);
@@ -222,10 +204,10 @@ static void expect_write_refused(coterie_placement_t *placement,
                                  const char *part)
 {
     cr_expect(eq(int, COTERIE_ERR_UNSUPPORTED,
-                 coterie_placement_write(placement, path, format, 1)));
+                 coterie_placement_write(placement, path(), format, 1)));
     cr_expect(ne(ptr, strstr(coterie_last_error(), part), NULL), "%s",
               coterie_last_error());
-    cr_expect(ne(int, access(path, F_OK), 0)); /* nothing was written */
+    cr_expect(zero(int, files_count())); /* nothing was written */
 }
 
 Test(formats, refuse_what_they_cannot_say)
@@ -278,17 +260,17 @@ Test(formats, are_not_overwritten_without_force)
 {
     coterie_placement_t *placement = four_experts();
 
-    file_write("mine");
+    text_put("placement", "mine");
     cr_expect(
         eq(int, COTERIE_ERR_EXISTS,
-           coterie_placement_write(placement, path, COTERIE_FORMAT_VLLM, 0)));
+           coterie_placement_write(placement, path(), COTERIE_FORMAT_VLLM, 0)));
     expect_file("mine");
     cr_expect(
         eq(int, COTERIE_OK,
-           coterie_placement_write(placement, path, COTERIE_FORMAT_VLLM, 1)));
+           coterie_placement_write(placement, path(), COTERIE_FORMAT_VLLM, 1)));
     expect_file("[[3,0,1,2],[0,1,2,3]]\n");
     cr_expect(eq(int, COTERIE_ERR_INVALID,
-                 coterie_placement_write(placement, path,
+                 coterie_placement_write(placement, path(),
                                          (coterie_placement_format_t)6, 1)));
     coterie_placement_destroy(placement);
 }
@@ -298,20 +280,20 @@ static void expect_read_refused(uint32_t rank_count, coterie_status_t wanted,
 {
     coterie_placement_t *placement = NULL;
 
-    cr_expect(
-        eq(int, wanted, coterie_placement_read(path, rank_count, &placement)));
+    cr_expect(eq(int, wanted,
+                 coterie_placement_read(path(), rank_count, &placement)));
     cr_expect(zero(ptr, placement));
-    cr_expect(ne(ptr, strstr(coterie_last_error(), path), NULL));
+    cr_expect(ne(ptr, strstr(coterie_last_error(), path()), NULL));
     cr_expect(ne(ptr, strstr(coterie_last_error(), part), NULL), "%s",
               coterie_last_error());
 }
 
 Test(formats, that_do_not_say_the_ranks_need_them_from_the_caller)
 {
-    file_write("[[0, 1, 2, 3]]");
+    text_put("placement", "[[0, 1, 2, 3]]");
     expect_read_refused(0, COTERIE_ERR_INVALID, "how many ranks");
     expect_read_refused(3, COTERIE_ERR_MISMATCH, "4 slots");
-    file_write("Expert,Node\n0,0\n1,1\n");
+    text_put("placement", "Expert,Node\n0,0\n1,1\n");
     expect_read_refused(4, COTERIE_ERR_MISMATCH, "is for 2 ranks; here are 4");
 }
 
@@ -352,7 +334,7 @@ Test(formats, that_are_malformed_are_refused_with_the_place)
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        file_write(cases[i].text);
+        text_put("placement", cases[i].text);
         expect_read_refused(2, COTERIE_ERR_FORMAT, cases[i].part);
     }
 }
@@ -387,9 +369,9 @@ Test(formats, coterie_is_refused_wherever_a_member_is_wrong)
 
     cr_assert(eq(
         int, COTERIE_OK,
-        coterie_placement_write(placement, path, COTERIE_FORMAT_COTERIE, 0)));
+        coterie_placement_write(placement, path(), COTERIE_FORMAT_COTERIE, 0)));
     coterie_placement_destroy(placement);
-    FILE *stream = fopen(path, "r");
+    FILE *stream = fopen(path(), "r");
     cr_assert(ne(ptr, fgets(good, sizeof(good), stream), NULL));
     fclose(stream);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -397,7 +379,7 @@ Test(formats, coterie_is_refused_wherever_a_member_is_wrong)
         cr_assert(ne(ptr, at, NULL));
         snprintf(bad, sizeof(bad), "%.*s%s%s", (int)(at - good), good,
                  cases[i].to, at + strlen(cases[i].from));
-        file_write(bad);
+        text_put("placement", bad);
         expect_read_refused(2, cases[i].status, cases[i].part);
     }
 }

@@ -9,6 +9,7 @@
 #include <coterie/placement.h>
 
 #include "placement/placement.h"
+#include "tests/draw.h"
 
 /* Two ranks of two slots, three experts: expert 1 has a replica. */
 static const int16_t replica_slots[] = {0, 1, 2, 1};
@@ -247,16 +248,6 @@ typedef struct random_case {
     int16_t slot_expert[2 * SLOTS];
     uint8_t next_score[2 * EXPERTS * RANKS];
 } random_case_t;
-
-static uint32_t draw(uint32_t below)
-{
-    static uint64_t state = 88172645463325252u;
-
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)((state >> 20) % below);
-}
 
 static int slot_of(const random_case_t *c, int layer, int expert, int rank)
 {

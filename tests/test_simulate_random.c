@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include "tests/draw.h"
 #include "tests/simulations.h"
 
 /* Random traces, against the formulas of the three modes written out. */
@@ -15,16 +16,6 @@ typedef struct random_case {
     coterie_trace_t *trace;
     coterie_placement_t *placement;
 } random_case_t;
-
-static uint32_t draw(uint32_t below)
-{
-    static uint64_t state = 0x2545f4914f6cdd1d;
-
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)((state >> 20) % below);
-}
 
 static void random_placement(random_case_t *c, uint32_t nodes)
 {
