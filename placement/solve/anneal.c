@@ -9,26 +9,33 @@
 
 /* Annealed swaps of two experts of one layer. `pull` holds, for every expert
  * and rank, what is saved by having it there, so that judging a swap takes a
- * handful of look-ups and only a swap that is made costs O(experts). */
+ * handful of look-ups and only a swap that is made costs O(experts). Loads over
+ * the limit pay a toll instead of being forbidden, or tight limits would leave no
+ * way from one good placement to another. The toll rises until none pays. */
 
 typedef struct anneal {
     const coterie_problem_t *problem;
     uint16_t *rank_of;
     double *pull;        /* [layer, expert, rank] */
     uint64_t *rank_load; /* [layer, rank] */
+    double toll;         /* for a unit of load over the limit, at first */
+    double toll_now;
 } anneal_t;
 
 typedef struct swap {
     uint32_t layer, a, b;
-    double gain;
+    double gain; /* tolls included */
 } swap_t;
 
 enum {
-    MOVES_EACH = 6000,    /* proposals per expert and layer, in all rounds */
-    MOVES_LEAST = 200000, /* small problems cost nothing */
-    ROUNDS = 4,           /* each from the best so far, cooler than the last */
-    ASK_EVERY = 1024      /* proposals between looks at the clock */
+    MOVES_EACH = 40000, /* proposals per expert and layer, at most, */
+    MOVES_A_SECOND = 400000, /* and in proportion to the time limit */
+    ROUNDS = 4, /* each from the best so far, the later ones cooler */
+    ASK_EVERY = 1024 /* proposals between looks at the clock */
 };
+
+static const double HEAT = 4; /* at first, in average losses */
+static const double TOLL = 20; /* for an average expert, in average losses */
 
 static int anneal_applies(const coterie_problem_t *problem, double seconds);
 static coterie_status_t anneal_solve(const coterie_problem_t *problem,
@@ -38,12 +45,13 @@ static coterie_status_t anneal_open(anneal_t *a,
                                     const coterie_solution_t *solution);
 static void anneal_close(anneal_t *a);
 static void anneal_reset(anneal_t *a, const uint16_t *rank_of);
-static double heat_of(anneal_t *a, coterie_search_t *search);
+static double average_loss(anneal_t *a, coterie_search_t *search);
 static void anneal_round(anneal_t *a, coterie_search_t *search,
                          coterie_solution_t *solution, double heat);
 static int swap_propose(const anneal_t *a, coterie_search_t *search,
                         swap_t *swap);
-static int load_allows(const anneal_t *a, const swap_t *swap);
+static double load_over(const anneal_t *a, const swap_t *swap);
+static uint64_t over(uint64_t load, uint64_t max);
 static void swap_make(anneal_t *a, const swap_t *swap);
 static void expert_leaves(anneal_t *a, uint32_t layer, uint32_t expert,
                           double sign);
@@ -68,12 +76,13 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
 
     if (status != COTERIE_OK)
         goto out;
-    heat = heat_of(&a, search);
+    heat = HEAT * average_loss(&a, search);
     for (uint32_t round = 0; round < ROUNDS && !search->stopped; round++) {
         anneal_reset(&a, solution->rank_of);
         anneal_round(&a, search, solution, round == 0 ? heat : heat / 4);
-        coterie_solution_offer(problem, solution, a.rank_of,
-                               coterie_solver_anneal.name);
+        if (coterie_problem_legal(problem, a.rank_of))
+            coterie_solution_offer(problem, solution, a.rank_of,
+                                   coterie_solver_anneal.name);
     }
 out:
     anneal_close(&a);
@@ -120,10 +129,11 @@ static void anneal_reset(anneal_t *a, const uint16_t *rank_of)
     }
 }
 
-/* Hot enough to take an average loss one time in three. */
-static double heat_of(anneal_t *a, coterie_search_t *search)
+/* What an average loss is; heat and toll are told in it. */
+static double average_loss(anneal_t *a, coterie_search_t *search)
 {
-    double loss = 0;
+    const coterie_problem_t *p = a->problem;
+    double loss = 0, load = 1;
     uint32_t seen = 1;
 
     for (uint32_t i = 0; i < ASK_EVERY; i++) {
@@ -133,6 +143,9 @@ static double heat_of(anneal_t *a, coterie_search_t *search)
         loss -= swap.gain;
         seen++;
     }
+    for (uint32_t e = 0; e < p->expert_count; e++)
+        load += p->load[e];
+    a->toll = TOLL * loss / seen * p->expert_count / load;
     return loss / seen;
 }
 
@@ -140,14 +153,16 @@ static void anneal_round(anneal_t *a, coterie_search_t *search,
                          coterie_solution_t *solution, double heat)
 {
     const coterie_problem_t *p = a->problem;
-    uint64_t moves = (uint64_t)p->layer_count * p->expert_count * MOVES_EACH;
+    double time = search->deadline - search->started;
+    uint64_t moves = fmin((double)p->layer_count * p->expert_count *
+                              MOVES_EACH, time * MOVES_A_SECOND) / ROUNDS;
 
-    moves = (moves < MOVES_LEAST ? MOVES_LEAST : moves) / ROUNDS;
     for (uint64_t i = 0; i < moves; i++) {
-        double left = 1 - (double)i / moves, now = heat * left * left * left;
+        double left = 1 - (double)i / moves, now = heat * left * left;
         swap_t swap;
         if (i % ASK_EVERY == 0 && coterie_search_over(search, solution))
             return;
+        a->toll_now = a->toll / left;
         if (!swap_propose(a, search, &swap))
             continue;
         if (swap.gain < 0) {
@@ -155,8 +170,7 @@ static void anneal_round(anneal_t *a, coterie_search_t *search,
             if (now <= 0 || chance > exp(swap.gain / now))
                 continue;
         }
-        if (load_allows(a, &swap))
-            swap_make(a, &swap);
+        swap_make(a, &swap);
     }
 }
 
@@ -182,10 +196,11 @@ static int swap_propose(const anneal_t *a, coterie_search_t *search,
     if (pair != NULL) /* each counted on the other's leaving its rank */
         swap->gain -= 2 * coterie_problem_link(p, g, h) *
                       pair[(size_t)swap->a * e + swap->b];
+    swap->gain -= a->toll_now * load_over(a, swap);
     return 1;
 }
 
-static int load_allows(const anneal_t *a, const swap_t *swap)
+static double load_over(const anneal_t *a, const swap_t *swap)
 {
     const coterie_problem_t *p = a->problem;
     size_t at = (size_t)swap->layer * p->expert_count;
@@ -193,10 +208,19 @@ static int load_allows(const anneal_t *a, const swap_t *swap)
     const uint64_t *rank_load =
         a->rank_load + (size_t)swap->layer * p->rank_count;
     uint64_t x = p->load[at + swap->a], y = p->load[at + swap->b];
+    uint64_t max;
 
-    return p->load_max == NULL ||
-           (rank_load[from] - x + y <= p->load_max[swap->layer] &&
-            rank_load[to] - y + x <= p->load_max[swap->layer]);
+    if (p->load_max == NULL)
+        return 0;
+    max = p->load_max[swap->layer];
+    return (double)over(rank_load[from] - x + y, max) +
+           over(rank_load[to] - y + x, max) - over(rank_load[from], max) -
+           over(rank_load[to], max);
+}
+
+static uint64_t over(uint64_t load, uint64_t max)
+{
+    return load > max ? load - max : 0;
 }
 
 static void swap_make(anneal_t *a, const swap_t *swap)

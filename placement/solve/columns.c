@@ -17,11 +17,13 @@
  * subsets that no placement better than the present one can use are dropped
  * for good, and pricing gets faster as the bound rises. */
 
-enum { CLASSES_MAX = 2, ENUMERATE_MAX = 20000 };
+enum { CLASSES_MAX = 2, ASCENTS = 40 };
 
 static const double SUMS_PER_SECOND = 5e8; /* of the chain's inner loop */
 static const double PRICINGS = 100;        /* that a proof takes, about */
-static const double STEADY = 0.5;          /* share of the best prices */
+static const double STEADY = 0.9;          /* share of the best prices */
+static const double STRIDE = 4;            /* of the ascent's first step */
+static const double STRIDE_LESS = 0.9;     /* after a step that was no gain */
 
 typedef struct columns {
     const coterie_problem_t *problem;
@@ -56,6 +58,8 @@ static coterie_status_t class_open(columns_t *c, uint32_t class);
 static void columns_close(columns_t *c);
 static int load_allows(const void *arg, uint32_t layer, uint32_t subset);
 static coterie_status_t add_solution(columns_t *c);
+static coterie_status_t ascend(columns_t *c);
+static void price_by_solution(columns_t *c);
 static coterie_status_t generate(columns_t *c);
 static void price_set(columns_t *c, double steady);
 static void price_columns(columns_t *c);
@@ -96,6 +100,8 @@ static coterie_status_t columns_solve(const coterie_problem_t *problem,
 
     if (status == COTERIE_OK)
         status = add_solution(&c);
+    if (status == COTERIE_OK)
+        status = ascend(&c);
     if (status == COTERIE_OK)
         status = generate(&c);
     if (status == COTERIE_OK && !coterie_solution_optimal(problem, solution))
@@ -202,6 +208,59 @@ static coterie_status_t add_solution(columns_t *c)
                                     column_kept(c, c->masks));
     }
     return status;
+}
+
+/* Good prices without the master, which at first knows nothing: from those at
+ * which the present solution's columns are worth nothing, every expert's price
+ * moves by its share of the best column that holds it. */
+static coterie_status_t ascend(columns_t *c)
+{
+    const coterie_problem_t *p = c->problem;
+    size_t items = (size_t)p->layer_count * p->expert_count;
+    double stride = STRIDE * p->rank_count / items;
+    coterie_status_t status = COTERIE_OK;
+    uint32_t added = 0;
+
+    price_by_solution(c);
+    for (uint32_t i = 0; i < ASCENTS; i++) {
+        double before = c->best_limit;
+        price_columns(c);
+        drop_subsets(c);
+        if (coterie_search_over(c->search, c->solution) ||
+            coterie_solution_optimal(p, c->solution))
+            return COTERIE_OK;
+        if (c->limit >= before)
+            stride *= STRIDE_LESS;
+        best_by_row(c, 0);
+        for (size_t k = 0; k < items; k++)
+            if (c->row_best[k] > -INFINITY)
+                c->price[k] += stride * c->row_best[k];
+    }
+    memcpy(c->master.dual, c->best_price, items * sizeof(*c->best_price));
+    price_set(c, 1);
+    price_columns(c);
+    for (uint32_t k = 0; status == COTERIE_OK && k < c->class_count; k++)
+        status = add_columns(c, k, &added);
+    return status;
+}
+
+static void price_by_solution(columns_t *c)
+{
+    const coterie_problem_t *p = c->problem;
+    const uint16_t *rank_of = c->solution->rank_of;
+    uint32_t e = p->expert_count;
+    size_t cells = (size_t)e * e;
+
+    for (size_t i = 0; i < (p->layer_count - 1) * cells; i++) {
+        size_t from = i / e, to = i / cells * e + e + i % e;
+        if (rank_of[from] != rank_of[to])
+            continue;
+        c->price[from] += p->seam[i] / 2;
+        c->price[to] += p->seam[i] / 2;
+    }
+    for (size_t i = 0; p->pair && i < p->layer_count * cells; i++)
+        if (rank_of[i / e] == rank_of[i / cells * e + i % e])
+            c->price[i / e] += p->pair[i] / 2;
 }
 
 /* Until no column betters the relaxation, or the search is over. */
