@@ -18,8 +18,7 @@ typedef struct anneal {
     uint16_t *rank_of;
     double *pull;        /* [layer, expert, rank] */
     uint64_t *rank_load; /* [layer, rank] */
-    double toll;         /* for a unit of load over the limit, at first */
-    double toll_now;
+    double toll;         /* for a unit of load over the limit, now */
 } anneal_t;
 
 typedef struct swap {
@@ -27,12 +26,23 @@ typedef struct swap {
     double gain; /* tolls included */
 } swap_t;
 
+typedef struct schedule {
+    double heat; /* at first, in the objective's unit */
+    double toll; /* for a unit of load over the limit, at first */
+    double seconds;
+    uint64_t moves;
+} schedule_t;
+
 enum {
     MOVES_EACH = 40000, /* proposals per expert and layer, at most, */
-    MOVES_A_SECOND = 400000, /* and in proportion to the time limit */
+    MOVES_A_SECOND = 2000000, /* of the time limit, at most */
     ROUNDS = 4, /* each from the best so far, the later ones cooler */
     ASK_EVERY = 1024 /* proposals between looks at the clock */
 };
+
+/* Of the time that is left, if moves take longer than thought: a search that
+ * is cut off while hot finds nothing. */
+static const double TIME_SHARE = 0.7;
 
 static const double HEAT = 4; /* at first, in average losses */
 static const double TOLL = 20; /* for an average expert, in average losses */
@@ -46,10 +56,16 @@ static coterie_status_t anneal_open(anneal_t *a,
 static void anneal_close(anneal_t *a);
 static void anneal_reset(anneal_t *a, const uint16_t *rank_of);
 static double average_loss(anneal_t *a, coterie_search_t *search);
+static double average_load(const coterie_problem_t *problem);
+static uint32_t layers_repair(anneal_t *a, const uint16_t *legal);
+static int layer_over(const anneal_t *a, uint32_t layer);
+static int swap_relieves(const anneal_t *a, swap_t *best);
 static void anneal_round(anneal_t *a, coterie_search_t *search,
-                         coterie_solution_t *solution, double heat);
+                         coterie_solution_t *solution,
+                         const schedule_t *schedule);
 static int swap_propose(const anneal_t *a, coterie_search_t *search,
                         swap_t *swap);
+static int swap_judge(const anneal_t *a, swap_t *swap);
 static double load_over(const anneal_t *a, const swap_t *swap);
 static uint64_t over(uint64_t load, uint64_t max);
 static void swap_make(anneal_t *a, const swap_t *swap);
@@ -72,17 +88,29 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
 {
     anneal_t a = {.problem = problem};
     coterie_status_t status = anneal_open(&a, solution);
-    double heat;
+    double limit = search->deadline - search->started, heat, toll;
+    schedule_t schedule;
 
     if (status != COTERIE_OK)
         goto out;
     heat = HEAT * average_loss(&a, search);
+    toll = TOLL * heat / HEAT / average_load(problem);
+    schedule.moves = fmin((double)problem->layer_count *
+                              problem->expert_count * MOVES_EACH,
+                          limit * MOVES_A_SECOND) / ROUNDS + 1;
+    schedule.seconds = TIME_SHARE * coterie_search_left(search) / ROUNDS;
     for (uint32_t round = 0; round < ROUNDS && !search->stopped; round++) {
+        schedule.heat = round == 0 ? heat : heat / 4;
+        schedule.toll = toll;
         anneal_reset(&a, solution->rank_of);
-        anneal_round(&a, search, solution, round == 0 ? heat : heat / 4);
-        if (coterie_problem_legal(problem, a.rank_of))
-            coterie_solution_offer(problem, solution, a.rank_of,
-                                   coterie_solver_anneal.name);
+        anneal_round(&a, search, solution, &schedule);
+        if (layers_repair(&a, solution->rank_of) > 0) {
+            schedule.heat = heat / 16;
+            schedule.toll = INFINITY;
+            anneal_round(&a, search, solution, &schedule);
+        }
+        coterie_solution_offer(problem, solution, a.rank_of,
+                               coterie_solver_anneal.name);
     }
 out:
     anneal_close(&a);
@@ -118,7 +146,8 @@ static void anneal_reset(anneal_t *a, const uint16_t *rank_of)
     const coterie_problem_t *p = a->problem;
     size_t items = (size_t)p->layer_count * p->expert_count;
 
-    memcpy(a->rank_of, rank_of, items * sizeof(*rank_of));
+    if (rank_of != a->rank_of)
+        memcpy(a->rank_of, rank_of, items * sizeof(*rank_of));
     memset(a->pull, 0, items * p->rank_count * sizeof(*a->pull));
     memset(a->rank_load, 0, (size_t)p->layer_count * p->rank_count *
                                 sizeof(*a->rank_load));
@@ -132,8 +161,7 @@ static void anneal_reset(anneal_t *a, const uint16_t *rank_of)
 /* What an average loss is; heat and toll are told in it. */
 static double average_loss(anneal_t *a, coterie_search_t *search)
 {
-    const coterie_problem_t *p = a->problem;
-    double loss = 0, load = 1;
+    double loss = 0;
     uint32_t seen = 1;
 
     for (uint32_t i = 0; i < ASK_EVERY; i++) {
@@ -143,31 +171,96 @@ static double average_loss(anneal_t *a, coterie_search_t *search)
         loss -= swap.gain;
         seen++;
     }
-    for (uint32_t e = 0; e < p->expert_count; e++)
-        load += p->load[e];
-    a->toll = TOLL * loss / seen * p->expert_count / load;
     return loss / seen;
 }
 
-static void anneal_round(anneal_t *a, coterie_search_t *search,
-                         coterie_solution_t *solution, double heat)
+/* Of an expert. */
+static double average_load(const coterie_problem_t *problem)
+{
+    size_t items = (size_t)problem->layer_count * problem->expert_count;
+    double load = 1;
+
+    for (size_t i = 0; i < items; i++)
+        load += problem->load[i];
+    return load / items;
+}
+
+/* Brings every layer within its limit: by the swaps that cost least for the
+ * load they move or, failing that, by putting it back to what it was in a
+ * legal placement. Returns how many layers were over. */
+static uint32_t layers_repair(anneal_t *a, const uint16_t *legal)
 {
     const coterie_problem_t *p = a->problem;
-    double time = search->deadline - search->started;
-    uint64_t moves = fmin((double)p->layer_count * p->expert_count *
-                              MOVES_EACH, time * MOVES_A_SECOND) / ROUNDS;
+    uint32_t repaired = 0;
 
-    for (uint64_t i = 0; i < moves; i++) {
-        double left = 1 - (double)i / moves, now = heat * left * left;
+    a->toll = 0; /* gains without it */
+    for (uint32_t l = 0; p->load_max != NULL && l < p->layer_count; l++) {
+        swap_t swap = {.layer = l};
+        if (!layer_over(a, l))
+            continue;
+        while (layer_over(a, l) && swap_relieves(a, &swap))
+            swap_make(a, &swap);
+        if (layer_over(a, l))
+            memcpy(a->rank_of + (size_t)l * p->expert_count,
+                   legal + (size_t)l * p->expert_count,
+                   p->expert_count * sizeof(*legal));
+        repaired++;
+    }
+    if (repaired > 0)
+        anneal_reset(a, a->rank_of);
+    return repaired;
+}
+
+static int layer_over(const anneal_t *a, uint32_t layer)
+{
+    uint32_t ranks = a->problem->rank_count;
+
+    for (uint32_t r = 0; r < ranks; r++)
+        if (a->rank_load[(size_t)layer * ranks + r] >
+            a->problem->load_max[layer])
+            return 1;
+    return 0;
+}
+
+static int swap_relieves(const anneal_t *a, swap_t *best)
+{
+    uint32_t e = a->problem->expert_count;
+    double least = INFINITY;
+
+    for (uint32_t i = 0; i < e * e; i++) {
+        swap_t swap = {.layer = best->layer, .a = i / e, .b = i % e};
+        double moved;
+        if (swap.a >= swap.b || !swap_judge(a, &swap))
+            continue;
+        moved = -load_over(a, &swap);
+        if (moved <= 0 || -swap.gain / moved >= least)
+            continue;
+        least = -swap.gain / moved;
+        *best = swap;
+    }
+    return least < INFINITY;
+}
+
+static void anneal_round(anneal_t *a, coterie_search_t *search,
+                         coterie_solution_t *solution,
+                         const schedule_t *schedule)
+{
+    double begin = coterie_search_now(), left = 1; /* share of the round */
+
+    for (uint64_t i = 0;; i++) {
         swap_t swap;
-        if (i % ASK_EVERY == 0 && coterie_search_over(search, solution))
-            return;
-        a->toll_now = a->toll / left;
+        if (i % ASK_EVERY == 0) {
+            double time = (coterie_search_now() - begin) / schedule->seconds;
+            left = 1 - fmax(time, (double)i / schedule->moves);
+            if (left <= 0 || coterie_search_over(search, solution))
+                return;
+            a->toll = schedule->toll / left;
+        }
         if (!swap_propose(a, search, &swap))
             continue;
         if (swap.gain < 0) {
             double chance = (coterie_search_random(search) >> 11) * 0x1p-53;
-            if (now <= 0 || chance > exp(swap.gain / now))
+            if (chance > exp(swap.gain / (schedule->heat * left * left)))
                 continue;
         }
         swap_make(a, &swap);
@@ -177,26 +270,32 @@ static void anneal_round(anneal_t *a, coterie_search_t *search,
 static int swap_propose(const anneal_t *a, coterie_search_t *search,
                         swap_t *swap)
 {
-    const coterie_problem_t *p = a->problem;
-    uint32_t e = p->expert_count, g, h;
-    const double *pull_a, *pull_b;
-    const float *pair;
+    swap->layer = coterie_search_below(search, a->problem->layer_count);
+    swap->a = coterie_search_below(search, a->problem->expert_count);
+    swap->b = coterie_search_below(search, a->problem->expert_count);
+    return swap_judge(a, swap);
+}
 
-    swap->layer = coterie_search_below(search, p->layer_count);
-    swap->a = coterie_search_below(search, e);
-    swap->b = coterie_search_below(search, e);
-    g = a->rank_of[(size_t)swap->layer * e + swap->a];
-    h = a->rank_of[(size_t)swap->layer * e + swap->b];
+/* Fills in the gain; 0 if both are on one rank. */
+static int swap_judge(const anneal_t *a, swap_t *swap)
+{
+    const coterie_problem_t *p = a->problem;
+    size_t at = (size_t)swap->layer * p->expert_count;
+    uint32_t g = a->rank_of[at + swap->a], h = a->rank_of[at + swap->b];
+    const double *pull_a = a->pull + (at + swap->a) * p->rank_count;
+    const double *pull_b = a->pull + (at + swap->b) * p->rank_count;
+    const float *pair = coterie_problem_pair(p, swap->layer);
+    double over_limit;
+
     if (g == h)
         return 0;
-    pull_a = a->pull + ((size_t)swap->layer * e + swap->a) * p->rank_count;
-    pull_b = a->pull + ((size_t)swap->layer * e + swap->b) * p->rank_count;
     swap->gain = pull_a[h] - pull_a[g] + pull_b[g] - pull_b[h];
-    pair = coterie_problem_pair(p, swap->layer);
     if (pair != NULL) /* each counted on the other's leaving its rank */
         swap->gain -= 2 * coterie_problem_link(p, g, h) *
-                      pair[(size_t)swap->a * e + swap->b];
-    swap->gain -= a->toll_now * load_over(a, swap);
+                      pair[(size_t)swap->a * p->expert_count + swap->b];
+    over_limit = load_over(a, swap);
+    if (over_limit != 0) /* the toll may be infinite */
+        swap->gain -= a->toll * over_limit;
     return 1;
 }
 

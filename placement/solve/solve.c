@@ -2,12 +2,12 @@
 
 #include "placement/solve/solver.h"
 
-/* In order: the cheap one first, for a good start; then what proves it best
- * on problems of this kind; last what bounds any. */
+/* In order: what is best at once, or a good start; a bound for any problem;
+ * then what proves the start best, or betters it, on problems of its kind. */
 static const coterie_solver_t *const solvers[] = {
-    &coterie_solver_anneal,
-    &coterie_solver_subsets,    &coterie_solver_columns,
-
+    &coterie_solver_assignment, &coterie_solver_anneal,
+    &coterie_solver_matching,   &coterie_solver_subsets,
+    &coterie_solver_columns,    &coterie_solver_nodes,
 };
 
 coterie_status_t coterie_solve(const coterie_problem_t *problem,
