@@ -25,10 +25,8 @@ static coterie_status_t message_await(coterie_transport_t *t, uint32_t peer,
                                       coterie_message_t *message);
 static void hold_back(uint64_t ready_ns);
 static coterie_status_t control_send(coterie_transport_t *t, const void *mine,
-                                     size_t size, uint32_t last,
-                                     void **data_p);
-static coterie_status_t control_end(coterie_transport_t *t, void *data,
-                                    coterie_status_t status);
+                                     size_t size, uint32_t last);
+static void control_free(coterie_transport_t *t);
 static coterie_status_t control_collect(coterie_transport_t *t,
                                         const void *mine, size_t size,
                                         void **all_p, size_t *sizes);
@@ -121,6 +119,7 @@ coterie_status_t coterie_transport_flush(coterie_transport_t *t,
         t->ops->wait(t, until);
     }
     t->wait_ns += coterie_now_ns() - start;
+    control_free(t);
     return COTERIE_OK;
 }
 
@@ -129,9 +128,8 @@ coterie_status_t coterie_transport_allgather(coterie_transport_t *t,
                                              void *all)
 {
     size_t *sizes = calloc(t->rank_count, sizeof(*sizes));
-    void *blocks = NULL, *sent;
-    coterie_status_t status =
-        control_send(t, mine, size, t->rank_count, &sent);
+    coterie_status_t status = control_send(t, mine, size, t->rank_count);
+    void *blocks = NULL;
 
     if (sizes == NULL && status == COTERIE_OK)
         status = coterie_fail_memory(t->rank_count * sizeof(*sizes), "sizes");
@@ -147,21 +145,17 @@ coterie_status_t coterie_transport_allgather(coterie_transport_t *t,
         memcpy(all, blocks, size * t->rank_count);
     free(blocks);
     free(sizes);
-    return control_end(t, sent, status);
+    return status;
 }
 
 coterie_status_t coterie_transport_gather(coterie_transport_t *t,
                                           const void *mine, size_t size,
                                           void **all_p, size_t *sizes)
 {
-    coterie_status_t status;
-    void *sent;
-
     if (t->rank == 0)
         return control_collect(t, mine, size, all_p, sizes);
     *all_p = NULL;
-    status = control_send(t, mine, size, 1, &sent);
-    return control_end(t, sent, status);
+    return control_send(t, mine, size, 1);
 }
 
 void coterie_transport_abort(coterie_transport_t *t)
@@ -171,8 +165,13 @@ void coterie_transport_abort(coterie_transport_t *t)
 
 void coterie_transport_close(coterie_transport_t *t)
 {
-    if (t != NULL)
-        t->ops->close(t);
+    if (t == NULL)
+        return;
+    /* A peer may yet read what control sent; after a timeout it is never
+     * freed. */
+    if (t->controls != NULL)
+        coterie_transport_flush(t, CONTROL_DEADLINE_MS);
+    t->ops->close(t);
 }
 
 uint64_t coterie_now_ns(void)
@@ -257,17 +256,20 @@ static void hold_back(uint64_t ready_ns)
     }
 }
 
-/* Sends to the ranks below `last` but oneself; control_end frees the data. */
+/* Sends to the ranks below `last` but oneself. Does not wait until the data was
+ * taken: other traffic may be on its way that peers take much later. */
 static coterie_status_t control_send(coterie_transport_t *t, const void *mine,
-                                     size_t size, uint32_t last, void **data_p)
+                                     size_t size, uint32_t last)
 {
     size_t whole = sizeof(coterie_header_t) + size;
     coterie_status_t status = COTERIE_OK;
-    char *data = calloc(1, whole);
+    coterie_control_t *control = calloc(1, sizeof(*control) + whole);
+    char *data = (char *)(control + 1);
 
-    *data_p = data;
-    if (data == NULL)
+    if (control == NULL)
         return coterie_fail_memory(whole, "a control message");
+    control->next = t->controls;
+    t->controls = control;
     if (size > 0)
         memcpy(data + sizeof(coterie_header_t), mine, size);
     for (uint32_t r = 0; r < last && status == COTERIE_OK; r++) {
@@ -280,14 +282,14 @@ static coterie_status_t control_send(coterie_transport_t *t, const void *mine,
     return status;
 }
 
-static coterie_status_t control_end(coterie_transport_t *t, void *data,
-                                    coterie_status_t status)
+static void control_free(coterie_transport_t *t)
 {
-    if (coterie_transport_flush(t, CONTROL_DEADLINE_MS) == COTERIE_OK)
-        free(data);
-    else if (status == COTERIE_OK)
-        status = COTERIE_ERR_TIMEOUT; /* and a peer may yet read the data */
-    return status;
+    while (t->controls != NULL) {
+        coterie_control_t *next = t->controls->next;
+
+        free(t->controls);
+        t->controls = next;
+    }
 }
 
 static coterie_status_t control_collect(coterie_transport_t *t,

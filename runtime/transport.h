@@ -63,12 +63,18 @@ typedef struct coterie_traffic_counts {
     uint64_t bytes;    /* headers included */
 } coterie_traffic_counts_t;
 
+/* What control sent and peers may still read; the data follows. */
+typedef struct coterie_control {
+    _Alignas(16) struct coterie_control *next;
+} coterie_control_t;
+
 struct coterie_transport {
     const coterie_transport_ops_t *ops;
     uint32_t rank, rank_count;
     coterie_link_t link;
     uint64_t link_free_ns; /* when the emulated link has sent what it has */
     uint64_t wait_ns;      /* time spent waiting in receive and flush */
+    coterie_control_t *controls;
     coterie_traffic_counts_t counts[COTERIE_TRAFFIC_COUNT];
 };
 
