@@ -23,7 +23,9 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_simulate.c \
 	tests/test_formats.c \
 	tests/simulations.c tests/simulations.h \
-	tests/test_simulate_random.c
+	tests/test_simulate_random.c \
+	tests/session_world.c tests/session_world.h \
+	tests/test_session.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
