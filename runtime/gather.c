@@ -114,7 +114,7 @@ coterie_status_t coterie_gather_post(coterie_session_t *s)
     uint32_t count = 0, other = gather->out == gather->sets[0];
     coterie_status_t status;
 
-    if (s->options.group == COTERIE_GROUP_NONE || s->rank_count == 1)
+    if (s->group.count == 1)
         return COTERIE_OK;
     for (uint32_t m = 0; m < s->group.count; m++)
         if (m != s->group.me)
