@@ -75,6 +75,20 @@ VEC vec_t vec_load_bf16(const void *from)
     return (vec_t){from_bf16(halves), from_bf16(halves + 1)};
 }
 
+VEC vec_t vec_load_f16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_f16(whole);
+}
+
+VEC vec_t vec_load_bf16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_bf16(whole);
+}
+
 #define VEC_BINARY(name, operation)                                   \
     VEC vec_t name(vec_t a, vec_t b)                                  \
     {                                                                 \

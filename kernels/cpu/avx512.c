@@ -62,10 +62,25 @@ VEC vec_t vec_load_f16(const void *from)
     return _mm512_cvtph_ps(_mm256_loadu_si256(from));
 }
 
+VEC vec_t vec_load_f16_part(const void *from, size_t count)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(count), from));
+}
+
+VEC vec_t from_bf16(__m256i narrow)
+{
+    const __m512i wide = _mm512_cvtepu16_epi32(narrow);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
 VEC vec_t vec_load_bf16(const void *from)
 {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    return from_bf16(_mm256_loadu_si256(from));
+}
+
+VEC vec_t vec_load_bf16_part(const void *from, size_t count)
+{
+    return from_bf16(_mm256_maskz_loadu_epi16(first_lanes(count), from));
 }
 
 VEC vec_t vec_add(vec_t a, vec_t b)

@@ -15,7 +15,7 @@ enum {
     COTERIE_TILE_ROWS_MAX = 6,   /* rows of the largest tile */
     COTERIE_INNER_BLOCK = 1024,  /* of a tile's rows, fits the nearest cache */
     COTERIE_ROW_BLOCK = 96,      /* rows that share one reading of a weight */
-    COTERIE_OUTPUT_BLOCK = 128   /* outputs that share a packed tile of rows */
+    COTERIE_OUTPUT_BLOCK = 64    /* outputs that share a tile of rows there */
 };
 
 /* A few rows times a few weight rows, over one block of the inner dimension. */

@@ -94,6 +94,20 @@ VEC vec_t vec_load_bf16(const void *from)
     return vec_load(wide);
 }
 
+VEC vec_t vec_load_f16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_f16(whole);
+}
+
+VEC vec_t vec_load_bf16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_bf16(whole);
+}
+
 VEC four_t choose(bits_t mask, four_t yes, four_t no)
 {
     return (four_t)((mask & (bits_t)yes) | (~mask & (bits_t)no));

@@ -1,17 +1,12 @@
 #include "config.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
 /* How far ahead of its use a weight is asked for: 8 KiB keeps a core's queue
  * to memory full, measured on Zen 4. */
 enum { AHEAD_SIZE = 8192 };
-
-/* Rows of a packed tile begin at different sets of the nearest cache: rows at
- * a distance that is a power of two would all want the same one. */
-enum { PACKED_STRIDE = COTERIE_INNER_BLOCK + COTERIE_LANES };
 
 typedef struct job {
     const coterie_product_t *product;
@@ -26,14 +21,14 @@ typedef struct range {
 
 static void stream(const job_t *job);
 static void compute(const job_t *job, range_t outputs, uint32_t inner);
+static void rows_at(const coterie_product_t *product, range_t rows,
+                    uint32_t inner, const float **x);
 static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
                       uint32_t outputs);
 static coterie_tile_t tile_at(const job_t *job, uint32_t output,
                               uint32_t inner);
 static const char *ahead_of(const job_t *job, uint32_t output,
                             uint32_t inner);
-static void pack(const coterie_product_t *product, range_t rows,
-                 uint32_t inner, float *packed);
 static uint32_t least(uint32_t a, uint32_t b);
 
 size_t coterie_dtype_size(coterie_dtype_t dtype)
@@ -81,8 +76,7 @@ static void stream(const job_t *job)
         do {
             const float *x[COTERIE_TILE_ROWS_MAX];
             coterie_tile_t tile = tile_at(job, output, inner);
-            for (uint32_t row = 0; row < product->rows; row++)
-                x[row] = product->x[row] + inner;
+            rows_at(product, (range_t){0, product->rows}, inner, x);
             tile.x = x;
             run_tiles(job, &tile, product->rows, count);
             inner += COTERIE_INNER_BLOCK;
@@ -90,36 +84,38 @@ static void stream(const job_t *job)
     }
 }
 
-/* Many rows, one block of outputs and of the inner dimension: a tile of rows is
- * packed and meets all the outputs, whose weights are near by then. Tiles are
- * of nearly equal numbers of rows; each asks for its share of the next block of
- * weights. */
+/* Many rows, one block of outputs and of the inner dimension: a tile of rows
+ * stays in the nearest cache and meets all the outputs, whose weights are near
+ * by. Tiles are of nearly equal numbers of rows; each asks for its share of the
+ * weights of the next block. */
 static void compute(const job_t *job, range_t outputs, uint32_t inner)
 {
     const coterie_product_t *product = job->product;
     const uint32_t tiles =
         (product->rows + job->rows_max - 1) / job->rows_max;
-    float packed[COTERIE_TILE_ROWS_MAX * PACKED_STRIDE]
-        __attribute__((aligned(64)));
-    const float *x[COTERIE_TILE_ROWS_MAX];
 
-    for (int row = 0; row < COTERIE_TILE_ROWS_MAX; row++)
-        x[row] = packed + row * PACKED_STRIDE;
     for (uint32_t t = 0; t < tiles; t++) {
         const uint32_t first = product->rows * t / tiles;
-        const range_t rows = {first,
-                              product->rows * (t + 1) / tiles - first};
-        const uint32_t step = job->kinds[rows.count - 1].outputs;
-        pack(product, rows, inner, packed);
+        const uint32_t rows = product->rows * (t + 1) / tiles - first;
+        const uint32_t step = job->kinds[rows - 1].outputs;
+        const float *x[COTERIE_TILE_ROWS_MAX];
+        rows_at(product, (range_t){first, rows}, inner, x);
         for (uint32_t o = 0; o < outputs.count; o += step) {
             coterie_tile_t tile = tile_at(job, outputs.first + o, inner);
             tile.x = x;
-            tile.y += rows.first * product->y_stride;
+            tile.y += first * product->y_stride;
             if (o / step % tiles != t)
                 tile.ahead = tile.weight;
-            run_tiles(job, &tile, rows.count, least(outputs.count - o, step));
+            run_tiles(job, &tile, rows, least(outputs.count - o, step));
         }
     }
+}
+
+static void rows_at(const coterie_product_t *product, range_t rows,
+                    uint32_t inner, const float **x)
+{
+    for (uint32_t row = 0; row < rows.count; row++)
+        x[row] = product->x[rows.first + row] + inner;
 }
 
 /* All rows of a tile times `outputs` outputs, which may be fewer than the
@@ -181,17 +177,6 @@ static const char *ahead_of(const job_t *job, uint32_t output,
     if (product->next == NULL)
         return product->weight; /* near by: asking costs nothing */
     return (const char *)product->next + (at - end);
-}
-
-static void pack(const coterie_product_t *product, range_t rows,
-                 uint32_t inner, float *packed)
-{
-    const size_t size =
-        least(product->in - inner, COTERIE_INNER_BLOCK) * sizeof(float);
-
-    for (uint32_t row = 0; row < rows.count; row++)
-        memcpy(packed + row * PACKED_STRIDE,
-               product->x[rows.first + row] + inner, size);
 }
 
 static uint32_t least(uint32_t a, uint32_t b)

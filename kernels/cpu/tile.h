@@ -149,11 +149,10 @@ INLINE vec_t vec_load_weight(const void *weight, coterie_dtype_t dtype)
 INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
                                   size_t count)
 {
-    uint16_t whole[COTERIE_LANES] = {0};
     if (dtype == COTERIE_DTYPE_F32)
         return vec_load_part(weight, count);
-    memcpy(whole, weight, count * sizeof(whole[0]));
-    return vec_load_weight(whole, dtype);
+    return dtype == COTERIE_DTYPE_F16 ? vec_load_f16_part(weight, count)
+                                      : vec_load_bf16_part(weight, count);
 }
 
 /* As torch computes it: x / (1 + exp(-x)), so -infinity gives NaN. */
