@@ -6,8 +6,8 @@
 #include "tools/command.h"
 
 static const command_t *const commands[] = {
-    &command_pack, &command_trace, &command_place,
-    &command_sim,  &command_info,  &command_convert};
+    &command_pack, &command_run,  &command_trace,  &command_place,
+    &command_sim,  &command_info, &command_convert};
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 

@@ -88,7 +88,7 @@ static size_t utf8_length(const unsigned char *bytes, size_t size)
     size_t n;
 
     if (first < 0x80)
-        return 1;
+        return first != 0; /* readers of JSON may refuse a zero */
     if (first < 0xc2 || first > 0xf4)
         return 0;
     n = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;

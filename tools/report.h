@@ -27,7 +27,7 @@ double seconds_now(void);
  * @return ERR_IO if it could not be written */
 coterie_status_t json_print(json_t *object);
 
-/* A string of any bytes: those that are no UTF-8 become U+FFFD. */
+/* A string of any bytes: zeroes and what is no UTF-8 become U+FFFD. */
 json_t *json_bytes(const char *bytes, size_t size);
 
 /* Counts of one phase as an object: every field of coterie_counts_t and what
