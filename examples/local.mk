@@ -1,1 +1,3 @@
-# the examples room's files
+noinst_PROGRAMS += examples/engine
+examples_engine_SOURCES = examples/engine.c
+examples_engine_LDADD = libcoterie.la
