@@ -40,7 +40,7 @@ void program_call(called_t *called, const char *program, const char *arguments)
     snprintf(line, sizeof(line), "'%s' %s >'%s' 2>'%s'", program, arguments,
              out, err);
     status = system(line);
-    cr_assert(WIFEXITED(status), "%s", line);
+    cr_assert(eq(int, WIFEXITED(status), 1), "%s", line);
     called->code = WEXITSTATUS(status);
     called->out = file_load(out, &size);
     called->err = file_load(err, &size);
@@ -67,7 +67,8 @@ json_t *command_json(const char *format, ...)
     program_call(&called, command_path(), arguments);
     cr_assert(eq(int, called.code, 0), "%s: %s", arguments, called.err);
     object = json_loads(called.out, 0, &error);
-    cr_assert(json_is_object(object), "%s: %s", arguments, error.text);
+    cr_assert(eq(int, json_is_object(object), 1), "%s: %s", arguments,
+              error.text);
     called_free(&called);
     return object;
 }

@@ -25,7 +25,10 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/simulations.c tests/simulations.h \
 	tests/test_simulate_random.c \
 	tests/session_world.c tests/session_world.h \
-	tests/test_session.c
+	tests/test_session.c \
+	tests/command.c tests/command.h \
+	tests/test_command.c \
+	tests/test_model_logits.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)

@@ -34,7 +34,7 @@ static double number(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
 
-    cr_assert(json_is_number(value), "no number %s", key);
+    cr_assert(eq(int, json_is_number(value), 1), "no number %s", key);
     return json_number_value(value);
 }
 
@@ -109,9 +109,9 @@ Test(command, info_tells_what_was_built)
 {
     json_t *info = command_json("info --json");
 
-    cr_expect(json_is_string(json_object_get(info, "kernels")));
-    cr_expect(json_is_boolean(json_object_get(info, "glpk")));
-    cr_expect(json_is_boolean(json_object_get(info, "mpi")));
+    cr_expect(eq(int, json_is_string(json_object_get(info, "kernels")), 1));
+    cr_expect(eq(int, json_is_boolean(json_object_get(info, "glpk")), 1));
+    cr_expect(eq(int, json_is_boolean(json_object_get(info, "mpi")), 1));
     json_decref(info);
 }
 
@@ -119,15 +119,17 @@ Test(command, info_tells_models_traces_and_placements_apart)
 {
     static const char *const kinds[] = {"model", "model", "trace",
                                         "placement"};
-    const char *paths[4] = {model, file_path("m.store"), file_path("t.npz"),
-                            file_path("p.csv")};
+    const char *paths[4] = {model};
     called_t called;
 
-    command_call(&called, "pack '%s' -o '%s'", model, paths[1]);
+    command_call(&called, "pack '%s' -o '%s'", model, file_path("m.store"));
     cr_expect(eq(int, called.code, 0), "%s", called.err);
     called_free(&called);
     trace_record("t.npz");
     text_put("p.csv", "Expert,Node\n0,0\n1,1\n");
+    paths[1] = file_path("m.store");
+    paths[2] = file_path("t.npz");
+    paths[3] = file_path("p.csv");
     for (int i = 0; i < 4; i++) {
         json_t *info = command_json("info '%s' --ranks 2 --json", paths[i]);
         cr_expect(eq(
@@ -271,15 +273,26 @@ Test(command, run_refuses_a_store_whose_experts_are_damaged)
 
 Test(command, run_refuses_a_placement_for_something_else)
 {
+    static const char in_order[] =
+        "{\"physical_to_logical_map\": [[0, 1, 2, 3, 4, 5, 6, 7], "
+        "[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6, 7]]}";
+    called_t called;
+
     text_put("p.csv", "Expert,Node\n0,0\n1,1\n"); /* one layer, two experts */
-    json_decref(command_json("run '%s' %s --trace '%s' --json", model,
-                             sequences, file_path("t.npz")));
+    text_put("sglang.json", in_order);
+    command_call(&called, "convert '%s' --ranks 2 -o '%s'",
+                 file_path("sglang.json"), file_path("p.json"));
+    cr_expect(eq(int, called.code, 0), "%s", called.err);
+    called_free(&called);
+    trace_record("t.npz");
     expect_refused(1, "p.csv", "run '%s' -p x -r 2 --placement '%s'", model,
                    file_path("p.csv"));
     expect_refused(1, "layer", "sim '%s' -r 2 --placement '%s'",
                    file_path("t.npz"), file_path("p.csv"));
-    expect_refused(1, "rank", "run '%s' -p x -r 4 --placement '%s'", model,
-                   file_path("p.csv"));
+    expect_refused(1, "2 ranks", "run '%s' -p x -r 4 --placement '%s'", model,
+                   file_path("p.json"));
+    expect_refused(1, "1 node", "run '%s' -p x -r 2 --nodes 2 --placement '%s'",
+                   model, file_path("p.json"));
     expect_refused(1, "none.json", "run '%s' -p x --placement '%s'", model,
                    file_path("none.json"));
 }
@@ -293,7 +306,7 @@ Test(command, refuses_traces_that_are_none)
     expect_refused(1, "t.npz", "trace '%s'", file_path("t.npz"));
     array_put("f.npy", "f4", shape, floats);
     expect_refused(1, "f.npy", "trace '%s'", file_path("f.npy"));
-    text_put("t.csv", "layer,expert\n0,1\n0,9\n");
+    text_put("t.csv", "layer,expert\n0,1\n1,9\n");
     expect_refused(1, "9", "trace '%s' --experts 4", file_path("t.csv"));
     expect_refused(1, "f.npy", "sim '%s' -r 2", file_path("f.npy"));
 }
