@@ -1,4 +1,16 @@
-# the bench room's files
-noinst_PROGRAMS += bench/kernels
+# Benchmarks: built with everything else, run by hand; see bench/README.md.
+noinst_PROGRAMS += bench/alltoall bench/dispatch bench/kernels
 bench_kernels_SOURCES = bench/kernels.c bench/limits.c bench/limits.h
 bench_kernels_LDADD = libcoterie.la
+bench_dispatch_SOURCES = bench/bench.h bench/dispatch.c \
+	bench/dispatch_engine.c bench/dispatch_engine.h
+bench_dispatch_LDADD = libcoterie.la
+# Static, since it measures what the library does not export.
+bench_alltoall_SOURCES = bench/alltoall.c
+bench_alltoall_CFLAGS = $(AM_CFLAGS) $(MPI_CFLAGS)
+bench_alltoall_LDFLAGS = $(AM_LDFLAGS) -static
+bench_alltoall_LDADD = libcoterie.la
+if HAVE_MPI
+bench_dispatch_LDADD += libcoterie-mpi.la
+bench_alltoall_LDADD += libcoterie-mpi.la $(MPI_LIBS)
+endif

@@ -41,7 +41,8 @@ AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	export COTERIE_TEST_DATA COTERIE_EXAMPLES COTERIE_COMMAND;
 
 EXTRA_DIST += tests/data
-dist_check_SCRIPTS = tests/headers.sh
+dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh
+TESTS += tests/ranks.sh
 installcheck-local:
 	CC='$(CC)' CXX='$(CXX)' $(srcdir)/tests/headers.sh \
 	  '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfigdir)'
