@@ -28,7 +28,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_session.c \
 	tests/command.c tests/command.h \
 	tests/test_command.c \
-	tests/test_model_logits.c
+	tests/test_model_logits.c \
+	tests/test_policy.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)

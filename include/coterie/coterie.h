@@ -5,6 +5,7 @@
 #include <coterie/api.h>
 #include <coterie/kernels.h>
 #include <coterie/model.h>
+#include <coterie/offload.h>
 #include <coterie/placement.h>
 #include <coterie/session.h>
 #include <coterie/simulate.h>
