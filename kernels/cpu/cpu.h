@@ -24,7 +24,8 @@ typedef struct coterie_tile {
     const char *weight;    /* first of the weight rows, likewise */
     size_t weight_stride;  /* bytes */
     size_t count;          /* elements of the block */
-    const char *ahead;     /* what will be read later: as weight */
+    const char *ahead;     /* what will be read later, with the same stride, */
+    size_t ahead_step;     /* and how fast to ask for it: bytes per 16 */
     int add;               /* to y, instead of setting it */
     float *y;
     size_t y_stride; /* elements */

@@ -86,8 +86,8 @@ static void stream(const job_t *job)
 
 /* Many rows, one block of outputs and of the inner dimension: a tile of rows
  * stays in the nearest cache and meets all the outputs, whose weights are near
- * by. Tiles are of nearly equal numbers of rows; each asks for its share of the
- * weights of the next block. */
+ * by. Tiles are of nearly equal numbers of rows; each asks for its share of
+ * every weight row of the next block, so that memory is never idle. */
 static void compute(const job_t *job, range_t outputs, uint32_t inner)
 {
     const coterie_product_t *product = job->product;
@@ -104,8 +104,8 @@ static void compute(const job_t *job, range_t outputs, uint32_t inner)
             coterie_tile_t tile = tile_at(job, outputs.first + o, inner);
             tile.x = x;
             tile.y += first * product->y_stride;
-            if (o / step % tiles != t)
-                tile.ahead = tile.weight;
+            tile.ahead += tile.count * job->element * t / tiles;
+            tile.ahead_step = (tile.ahead_step + tiles - 1) / tiles;
             run_tiles(job, &tile, rows, least(outputs.count - o, step));
         }
     }
@@ -146,6 +146,7 @@ static coterie_tile_t tile_at(const job_t *job, uint32_t output,
         .weight_stride = product->weight_stride,
         .count = least(product->in - inner, COTERIE_INNER_BLOCK),
         .ahead = ahead_of(job, output, inner),
+        .ahead_step = COTERIE_LANES * job->element,
         .add = inner > 0,
         .y = product->y + output,
         .y_stride = product->y_stride,

@@ -97,6 +97,7 @@ INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
     const size_t size = dtype == COTERIE_DTYPE_F32 ? 4 : 2;
     const size_t whole = tile->count - tile->count % COTERIE_LANES;
     const size_t stride = tile->weight_stride;
+    const char *ahead = tile->ahead;
     vec_t sum[TILE_ROWS][TILE_OUTPUTS], w[TILE_OUTPUTS];
 
     UNROLL for (int r = 0; r < rows; r++)
@@ -104,10 +105,11 @@ INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
             sum[r][o] = vec_set(0);
     for (size_t k = 0; k < whole; k += COTERIE_LANES) {
         UNROLL for (int o = 0; o < outputs; o++) {
-            const size_t at = (size_t)o * stride + k * size;
-            w[o] = vec_load_weight(tile->weight + at, dtype);
-            __builtin_prefetch(tile->ahead + at, 0, 2);
+            w[o] = vec_load_weight(
+                tile->weight + (size_t)o * stride + k * size, dtype);
+            __builtin_prefetch(ahead + (size_t)o * stride, 0, 2);
         }
+        ahead += tile->ahead_step;
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int o = 0; o < outputs; o++)
                 sum[r][o] = vec_fma(vec_load(tile->x[r] + k), w[o], sum[r][o]);
