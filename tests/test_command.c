@@ -1,6 +1,5 @@
 #include "config.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -362,6 +361,22 @@ Test(command, sim_counts_what_run_sends_in_every_mode)
                      "--dispatch forward --group across --nodes 2");
 }
 
+Test(command, the_smallest_engine_serves)
+{
+    char engine[PATH_SIZE], *slash;
+    called_t called;
+
+    snprintf(engine, sizeof(engine), "%s", getenv("COTERIE_COMMAND"));
+    slash = strrchr(engine, '/');
+    cr_assert(ne(ptr, slash, NULL));
+    snprintf(slash, (size_t)(engine + sizeof(engine) - slash),
+             "/examples/engine");
+    program_call(&called, engine, "");
+    cr_expect(eq(int, called.code, 0), "%s", called.err);
+    cr_expect(eq(sz, strlen(called.out), 3 * 25)); /* lines of 24 tokens */
+    called_free(&called);
+}
+
 Test(command, convert_keeps_where_every_expert_is)
 {
     const char *ours = file_path("p.json"), *back = file_path("q.csv");
@@ -383,6 +398,61 @@ Test(command, convert_keeps_where_every_expert_is)
               "%s", text);
     free(text);
 }
+
+#ifdef HAVE_MPI
+
+/* mpirun with as many processes, whoever runs it and however few the cores.
+ * MPI's own leaks are not ours to find. */
+static void mpirun_call(called_t *called, int processes, const char *options)
+{
+    char arguments[1024];
+
+    snprintf(arguments, sizeof(arguments),
+             "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+             "ASAN_OPTIONS=detect_leaks=0 mpirun --oversubscribe -n %d '%s' "
+             "run '%s' %s --transport mpi %s",
+             processes, getenv("COTERIE_COMMAND"), model, sequences, options);
+    program_call(called, "env", arguments);
+}
+
+static void skip_without_mpirun(void)
+{
+    if (system("mpirun --version >/dev/null 2>&1") != 0)
+        cr_skip_test("no mpirun");
+}
+
+Test(command, mpi_processes_give_the_tokens_of_threads)
+{
+    json_t *threads, *processes;
+    called_t called;
+
+    skip_without_mpirun();
+    threads = command_json("run '%s' %s --json", model, sequences);
+    mpirun_call(&called, 2, "--ranks 2 --dispatch forward --json");
+    cr_assert(eq(int, called.code, 0), "%s", called.err);
+    processes = json_loads(called.out, 0, NULL);
+    cr_expect(json_equal(json_object_get(threads, "sequences"),
+                         json_object_get(processes, "sequences")));
+    called_free(&called);
+    json_decref(threads);
+    json_decref(processes);
+}
+
+Test(command, mpi_worlds_of_another_size_are_refused_once)
+{
+    const char *line;
+    called_t called;
+
+    skip_without_mpirun();
+    mpirun_call(&called, 2, "--ranks 3");
+    cr_expect(ne(int, called.code, 0));
+    line = strstr(called.err, "coterie run: MPI started 2 processes");
+    cr_expect(ne(ptr, (void *)line, NULL), "%s", called.err);
+    cr_expect(zero(ptr, strstr(line + 1, "coterie run:")), "%s", called.err);
+    called_free(&called);
+}
+
+#endif
 
 #ifdef HAVE_GLPK
 

@@ -239,7 +239,7 @@ static coterie_status_t report_text(const job_t *job, const results_t *results)
                  layers);
     fprintf(stderr,
             "  tokens per second                     %8.1f\n"
-            "time of a rank: %.3f s in exchanges, %.3f s of them waiting; "
+            "time of a rank: %.3f s in exchanges, %.3f s waiting for messages, "
             "%.3f s in experts\n",
             decode_rate(results), 1e-9 * (double)t->exchange_ns,
             1e-9 * (double)t->wait_ns, 1e-9 * (double)t->experts_ns);
