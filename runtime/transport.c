@@ -256,28 +256,31 @@ static void hold_back(uint64_t ready_ns)
     }
 }
 
-/* Sends to the ranks below `last` but oneself. Does not wait until the data was
- * taken: other traffic may be on its way that peers take much later. */
+/* Sends to the ranks below `last` but oneself; each gets a copy, since headers
+ * differ. Does not wait until they were taken: other traffic may be on its way
+ * that peers take much later. */
 static coterie_status_t control_send(coterie_transport_t *t, const void *mine,
                                      size_t size, uint32_t last)
 {
     size_t whole = sizeof(coterie_header_t) + size;
     coterie_status_t status = COTERIE_OK;
-    coterie_control_t *control = calloc(1, sizeof(*control) + whole);
-    char *data = (char *)(control + 1);
 
-    if (control == NULL)
-        return coterie_fail_memory(whole, "a control message");
-    control->next = t->controls;
-    t->controls = control;
-    if (size > 0)
-        memcpy(data + sizeof(coterie_header_t), mine, size);
     for (uint32_t r = 0; r < last && status == COTERIE_OK; r++) {
-        coterie_parcel_t parcel = {r, whole, data};
+        coterie_control_t *control;
+        coterie_parcel_t parcel = {r, whole, NULL};
 
-        if (r != t->rank)
-            status = coterie_transport_post(t, COTERIE_TRAFFIC_CONTROL,
-                                            &parcel, 1);
+        if (r == t->rank)
+            continue;
+        control = calloc(1, sizeof(*control) + whole);
+        if (control == NULL)
+            return coterie_fail_memory(whole, "a control message");
+        control->next = t->controls;
+        t->controls = control;
+        parcel.data = control + 1;
+        if (size > 0)
+            memcpy((char *)parcel.data + sizeof(coterie_header_t), mine, size);
+        status =
+            coterie_transport_post(t, COTERIE_TRAFFIC_CONTROL, &parcel, 1);
     }
     return status;
 }

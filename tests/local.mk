@@ -24,6 +24,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_formats.c \
 	tests/simulations.c tests/simulations.h \
 	tests/test_simulate_random.c \
+	tests/session_model.c tests/session_model.h \
 	tests/session_world.c tests/session_world.h \
 	tests/test_session.c \
 	tests/command.c tests/command.h \

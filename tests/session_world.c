@@ -3,16 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/session_model.h"
 #include "tests/session_world.h"
 
-enum { POSITIONS_MAX = 64, ROWS_MAX = 128, VALUE_MOD = 61 };
+enum { ROWS_MAX = 128 };
 
 typedef struct world {
     world_config_t config;
     coterie_placement_t *placement;
     coterie_placement_options_t view;
-    int32_t *tokens;   /* [sequence, position], from the serial run */
-    float *final;      /* [sequence, position, hidden], from it too */
+    int32_t *tokens; /* [sequence, position], from the serial run */
+    float *final;    /* [sequence, position, hidden], from it too */
     world_result_t *result;
     pthread_mutex_t lock;
 } world_t;
@@ -34,16 +35,6 @@ typedef struct peer {
     coterie_times_t times;
 } peer_t;
 
-static uint32_t hash(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
-static void route_row(const world_config_t *config, int32_t sequence,
-                      int32_t position, uint32_t layer, int32_t *ids,
-                      float *weights);
-static void embed(const world_config_t *config, int32_t sequence,
-                  int32_t position, int32_t token, float *hidden);
-static void attend(const world_config_t *config, uint32_t layer, float *hidden);
-static int32_t sample(const world_config_t *config, const float *hidden);
-static uint32_t length(const world_config_t *config, uint32_t sequence);
-static void run_serially(world_t *world);
 static void *peer_main(void *arg);
 static coterie_status_t peer_run(peer_t *peer);
 static coterie_status_t peer_open(peer_t *peer);
@@ -70,10 +61,6 @@ static coterie_status_t engine_experts(void *engine, uint32_t layer,
 static coterie_status_t engine_kv(void *engine, uint32_t layer,
                                   int32_t sequence, int32_t position,
                                   const void *data);
-static void normalise(const world_config_t *config, uint32_t count,
-                      const float *hidden, float *normed);
-static float expert_value(const world_config_t *config, uint32_t layer,
-                          uint32_t expert, float x);
 static unsigned char *kv_seen(const peer_t *peer, uint32_t layer, uint32_t s,
                               uint32_t p);
 static void check_kv(world_t *world, peer_t *peers);
@@ -93,7 +80,10 @@ void world_run(const world_config_t *config, world_result_t *result)
     pthread_mutex_init(&world.lock, NULL);
     world.placement = world_placement(config);
     coterie_placement_view(world.placement, &world.view);
-    run_serially(&world);
+    world.tokens = calloc(config->sequences * POSITIONS_MAX, sizeof(int32_t));
+    world.final = calloc((size_t)config->sequences * POSITIONS_MAX,
+                         config->hidden * sizeof(float));
+    model_run(config, world.tokens, world.final);
     if (coterie_transport_open_threads(config->ranks, NULL, transports) !=
         COTERIE_OK)
         abort();
@@ -114,161 +104,6 @@ void world_run(const world_config_t *config, world_result_t *result)
     pthread_mutex_destroy(&world.lock);
     free(world.tokens);
     free(world.final);
-}
-
-/* Experts in order over the ranks that are not idle; a rank's replicas are the
- * experts that follow its own. */
-coterie_placement_t *world_placement(const world_config_t *config)
-{
-    uint32_t holders = config->ranks - config->idle;
-    uint32_t replicas = holders > 1 ? config->replicas : 0;
-    uint32_t slots = config->experts + holders * replicas;
-    uint16_t *slot_rank = calloc(slots, sizeof(*slot_rank));
-    int16_t *slot_expert = calloc((size_t)slots * config->layers,
-                                  sizeof(*slot_expert));
-    uint8_t *scores = calloc((size_t)config->layers * config->experts,
-                             config->ranks);
-    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
-    coterie_placement_t *placement = NULL;
-    uint32_t slot = 0;
-
-    for (uint32_t r = 0; r < holders; r++) {
-        uint32_t first = config->experts * r / holders;
-        uint32_t end = config->experts * (r + 1) / holders;
-
-        for (uint32_t e = first; e < end + replicas; e++, slot++) {
-            slot_rank[slot] = (uint16_t)r;
-            for (uint32_t l = 0; l < config->layers; l++)
-                slot_expert[(size_t)l * slots + slot] =
-                    (int16_t)((e + 3 * l) % config->experts);
-        }
-    }
-    for (uint32_t i = 0; i < config->layers * config->experts * config->ranks;
-         i++)
-        scores[i] = (uint8_t)hash(i, 1, 2, 3);
-    options.layer_count = config->layers;
-    options.expert_count = config->experts;
-    options.rank_count = config->ranks;
-    options.node_count = config->nodes;
-    options.slot_count = slots;
-    options.slot_rank = slot_rank;
-    options.slot_expert = slot_expert;
-    options.next_score = scores;
-    if (coterie_placement_create(&options, &placement) != COTERIE_OK) {
-        fprintf(stderr, "%s\n", coterie_last_error());
-        abort();
-    }
-    free(slot_rank);
-    free(slot_expert);
-    free(scores);
-    return placement;
-}
-
-static uint32_t hash(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
-{
-    uint32_t h = a * 0x9e3779b1u ^ b * 0x85ebca77u ^ c * 0xc2b2ae3du ^
-                 d * 0x27d4eb2fu;
-
-    h ^= h >> 15;
-    h *= 0x2c1b3c6du;
-    return h ^ h >> 13;
-}
-
-static void route_row(const world_config_t *config, int32_t sequence,
-                      int32_t position, uint32_t layer, int32_t *ids,
-                      float *weights)
-{
-    for (uint32_t j = 0; j < config->k; j++) {
-        uint32_t h = hash((uint32_t)sequence, (uint32_t)position, layer, j);
-        int32_t id = (int32_t)(h % config->experts);
-
-        for (uint32_t i = 0; i < j; i++)
-            if (ids[i] == id) {
-                id = (id + 1) % (int32_t)config->experts;
-                i = UINT32_MAX; /* look at all of them again */
-            }
-        ids[j] = id;
-        weights[j] = (float)(h >> 20 & 3) + 1;
-    }
-    for (uint32_t j = 0; j < config->k; j++)
-        if (hash((uint32_t)position, layer, (uint32_t)sequence, j) % 11 == 0 ||
-            (sequence + position) % 13 == 5)
-            ids[j] = -1;
-}
-
-static void embed(const world_config_t *config, int32_t sequence,
-                  int32_t position, int32_t token, float *hidden)
-{
-    for (uint32_t i = 0; i < config->hidden; i++)
-        hidden[i] = (float)(hash((uint32_t)sequence, (uint32_t)position,
-                                 (uint32_t)token, i) %
-                            VALUE_MOD);
-}
-
-/* Keeps numbers small; in place of attention. */
-static void attend(const world_config_t *config, uint32_t layer, float *hidden)
-{
-    for (uint32_t i = 0; i < config->hidden; i++) {
-        if (config->fractions)
-            hidden[i] = hidden[i] * 0.013f + 0.1f;
-        else
-            hidden[i] = (float)(((int64_t)hidden[i] + layer) % VALUE_MOD);
-    }
-}
-
-static int32_t sample(const world_config_t *config, const float *hidden)
-{
-    uint32_t h = 0;
-
-    for (uint32_t i = 0; i < config->hidden; i++)
-        h = h * 31 + (uint32_t)(int64_t)hidden[i];
-    return (int32_t)(h % 1000);
-}
-
-static uint32_t length(const world_config_t *config, uint32_t sequence)
-{
-    return config->prompt + config->tokens - 1 - sequence % 3;
-}
-
-static void run_serially(world_t *world)
-{
-    const world_config_t *c = &world->config;
-    float *x = calloc(c->hidden, sizeof(*x));
-
-    world->tokens = calloc(c->sequences * POSITIONS_MAX, sizeof(int32_t));
-    world->final =
-        calloc((size_t)c->sequences * POSITIONS_MAX * c->hidden, sizeof(float));
-    for (uint32_t s = 0; s < c->sequences; s++) {
-        for (uint32_t p = 0; p < length(c, s); p++) {
-            size_t at = (size_t)s * POSITIONS_MAX + p;
-            float *h = world->final + at * c->hidden;
-
-            if (p < c->prompt)
-                world->tokens[at] = (int32_t)(s + p);
-            embed(c, (int32_t)s, (int32_t)p, world->tokens[at], h);
-            for (uint32_t l = 0; l < c->layers; l++) {
-                int32_t ids[COTERIE_K_MAX];
-                float weights[COTERIE_K_MAX];
-
-                attend(c, l, h);
-                normalise(c, 1, h, x);
-                route_row(c, (int32_t)s, (int32_t)p, l, ids, weights);
-                for (uint32_t i = 0; i < c->hidden; i++) {
-                    float sum = c->shared ? h[i] + 2 * x[i] : h[i];
-                    for (uint32_t j = 0; j < c->k; j++)
-                        if (ids[j] >= 0)
-                            sum += weights[j] * expert_value(c, l,
-                                                             (uint32_t)ids[j],
-                                                             x[i]);
-                    h[i] = sum;
-                }
-            }
-            world->tokens[at + 1] = sample(c, h);
-            if (p + 1 < c->prompt)
-                world->tokens[at + 1] = 0;
-        }
-    }
-    free(x);
 }
 
 static void *peer_main(void *arg)
@@ -393,7 +228,7 @@ static coterie_status_t step(peer_t *peer, coterie_phase_t phase,
     if (phase == COTERIE_PHASE_PREFILL)
         bring_prompts(peer, chunk);
     for (uint32_t i = 0; i < in->count; i++)
-        embed(c, in->sequence[i], in->position[i], in->token[i],
+        model_embed(c, in->sequence[i], in->position[i], in->token[i],
               in->hidden + (size_t)i * c->hidden);
     for (uint32_t l = 0; l < c->layers && status == COTERIE_OK; l++) {
         coterie_rows_t *swap = in;
@@ -429,14 +264,14 @@ static coterie_status_t layer_run(peer_t *peer, uint32_t layer,
     coterie_status_t status;
 
     for (uint32_t i = 0; i < in->count; i++) {
-        attend(c, layer, in->hidden + (size_t)i * c->hidden);
-        route_row(c, in->sequence[i], in->position[i], layer,
+        model_attend(c, layer, in->hidden + (size_t)i * c->hidden);
+        model_route(c, in->sequence[i], in->position[i], layer,
                   peer->ids + i * c->k, peer->weights + i * c->k);
         if (c->lying_rank != 0 && c->lying_rank == peer->rank &&
             peer->phase == COTERIE_PHASE_DECODE)
             peer->ids[i * c->k] = -1;
     }
-    normalise(c, in->count, in->hidden, peer->normed);
+    model_norm(c, in->count, in->hidden, peer->normed);
     predict(peer, layer, in);
     in->normed = peer->normed;
     in->topk_ids = peer->ids;
@@ -468,7 +303,7 @@ static coterie_status_t put_kv(peer_t *peer, uint32_t layer,
     if (c->kv_row_size == 0)
         return COTERIE_OK;
     for (uint32_t i = 0; i < in->count; i++) {
-        uint32_t h = hash((uint32_t)in->sequence[i],
+        uint32_t h = model_hash((uint32_t)in->sequence[i],
                           (uint32_t)in->position[i], layer, 99);
 
         memset(peer->kv + i * c->kv_row_size, (int)(h & 255), c->kv_row_size);
@@ -486,11 +321,11 @@ static void predict(peer_t *peer, uint32_t layer, coterie_rows_t *in)
 
     in->predicted = c->predicted > 0 ? peer->predicted : NULL;
     for (uint32_t i = 0; c->predicted > 0 && i < in->count; i++) {
-        uint32_t h = hash((uint32_t)in->sequence[i],
+        uint32_t h = model_hash((uint32_t)in->sequence[i],
                           (uint32_t)in->position[i], layer, 7);
         int32_t off = h % 10 < c->predicted ? 0 : 50; /* another token's */
 
-        route_row(c, in->sequence[i] + off, in->position[i], layer + 1,
+        model_route(c, in->sequence[i] + off, in->position[i], layer + 1,
                   peer->predicted + i * c->k, weights);
     }
 }
@@ -516,18 +351,18 @@ static coterie_status_t finish_step(peer_t *peer,
         for (uint32_t j = 0; j < c->hidden; j++) {
             uint32_t word;
             memcpy(&word, &hidden[j], sizeof(word));
-            bits = hash(bits, word, j, 0);
+            bits = model_hash(bits, word, j, 0);
         }
         if (s % c->ranks == peer->rank || peer->mode != COTERIE_MODE_FORWARD)
-            peer->bits += hash(s, p, bits, 1); /* each row once */
+            peer->bits += model_hash(s, p, bits, 1); /* each row once */
         if (!c->fractions &&
             memcmp(hidden, right, c->hidden * sizeof(float)) != 0)
             peer->wrong++;
-        if (p + 1 < c->prompt || p + 1 >= length(c, s))
+        if (p + 1 < c->prompt || p + 1 >= model_length(c, s))
             continue;
         sequence[count] = (int32_t)s;
         position[count] = (int32_t)p + 1;
-        token[count++] = sample(c, hidden);
+        token[count++] = model_sample(c, hidden);
     }
     return coterie_step_end(peer->session, count, sequence, position, token);
 }
@@ -539,7 +374,7 @@ static coterie_status_t engine_norm(void *engine, uint32_t layer,
     const peer_t *peer = engine;
 
     (void)layer;
-    normalise(&peer->world->config, count, hidden, normed);
+    model_norm(&peer->world->config, count, hidden, normed);
     return COTERIE_OK;
 }
 
@@ -578,7 +413,7 @@ static coterie_status_t engine_experts(void *engine, uint32_t layer,
 
             for (uint32_t j = 0; j < c->hidden; j++)
                 sums[row + j] +=
-                    rows->weight[i] * expert_value(c, layer, (uint32_t)expert,
+                    rows->weight[i] * model_expert(c, layer, (uint32_t)expert,
                                                    normed[row + j]);
         }
     return COTERIE_OK;
@@ -590,7 +425,7 @@ static coterie_status_t engine_kv(void *engine, uint32_t layer,
 {
     peer_t *peer = engine;
     const world_config_t *c = &peer->world->config;
-    uint32_t h = hash((uint32_t)sequence, (uint32_t)position, layer, 99);
+    uint32_t h = model_hash((uint32_t)sequence, (uint32_t)position, layer, 99);
     const unsigned char *bytes = data;
 
     for (uint32_t i = 0; i < c->kv_row_size; i++)
@@ -598,22 +433,6 @@ static coterie_status_t engine_kv(void *engine, uint32_t layer,
             return COTERIE_ERR_CORRUPT;
     *kv_seen(peer, layer, (uint32_t)sequence, (uint32_t)position) += 1;
     return COTERIE_OK;
-}
-
-static void normalise(const world_config_t *config, uint32_t count,
-                      const float *hidden, float *normed)
-{
-    for (size_t i = 0; i < (size_t)count * config->hidden; i++)
-        normed[i] = config->fractions ? hidden[i] * 0.7f + 0.2f
-                                      : (float)((int64_t)hidden[i] % 7);
-}
-
-static float expert_value(const world_config_t *config, uint32_t layer,
-                          uint32_t expert, float x)
-{
-    if (config->fractions)
-        return x * (float)(expert + 1) / 7 + (float)layer / 3;
-    return (float)(((int64_t)x * (expert % 5 + 1) + layer) % 13);
 }
 
 static unsigned char *kv_seen(const peer_t *peer, uint32_t layer, uint32_t s,
@@ -632,7 +451,7 @@ static void check_kv(world_t *world, peer_t *peers)
 
     for (uint32_t r = 0; c->kv_row_size > 0 && r < c->ranks; r++)
         for (uint32_t s = 0; s < c->sequences; s++) {
-            uint32_t home = s % c->ranks, end = length(c, s);
+            uint32_t home = s % c->ranks, end = model_length(c, s);
             bool member =
                 c->group == COTERIE_GROUP_ALL || r == home ||
                 (c->group == COTERIE_GROUP_NODE &&

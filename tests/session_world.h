@@ -1,8 +1,7 @@
 #ifndef COTERIE_TESTS_SESSION_WORLD_H
 #define COTERIE_TESTS_SESSION_WORLD_H
-/* A made-up engine on a world of ranks, each a thread. Its numbers are whole
- * and small, so that sums are exact in any order and a serial run must give
- * every row exactly; its routing is a hash of sequence, position and layer. */
+/* An engine with a made-up model on a world of ranks, each a thread, checked
+ * row by row against a serial run. */
 #include <stdbool.h>
 
 #include <coterie/coterie.h>
@@ -38,6 +37,8 @@ typedef struct world_result {
 } world_result_t;
 
 void world_run(const world_config_t *config, world_result_t *result);
+/* Experts in order over the ranks that are not idle; a rank's replicas are the
+ * experts that follow its own. */
 coterie_placement_t *world_placement(const world_config_t *config);
 
 #endif
