@@ -71,7 +71,8 @@ void model_route(const world_config_t *config, int32_t sequence,
                  float *weights)
 {
     for (uint32_t j = 0; j < config->k; j++) {
-        uint32_t h = model_hash((uint32_t)sequence, (uint32_t)position, layer, j);
+        uint32_t h =
+            model_hash((uint32_t)sequence, (uint32_t)position, layer, j);
         int32_t id = (int32_t)(h % config->experts);
 
         for (uint32_t i = 0; i < j; i++)
@@ -83,8 +84,9 @@ void model_route(const world_config_t *config, int32_t sequence,
         weights[j] = (float)(h >> 20 & 3) + 1;
     }
     for (uint32_t j = 0; j < config->k; j++)
-        if (model_hash((uint32_t)position, layer, (uint32_t)sequence, j) % 11 == 0 ||
-            (sequence + position) % 13 == 5)
+        if ((sequence + position) % 13 == 5 ||
+            model_hash((uint32_t)position, layer, (uint32_t)sequence, j) %
+                    11 == 0)
             ids[j] = -1;
 }
 
