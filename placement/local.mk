@@ -15,7 +15,8 @@ pkgconfig_DATA += coterie-place.pc
 lib_LTLIBRARIES += libcoterie-place.la
 endif
 libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
-	placement/place.c placement/solve/anneal.c \
+	placement/place.c placement/replicas.c \
+	placement/replicas.h placement/solve/anneal.c \
 	placement/solve/assignment.c placement/solve/balance.c \
 	placement/solve/chain.c placement/solve/chain.h \
 	placement/solve/columns.c placement/solve/master.c \

@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "placement/affinity.h"
 #include "placement/placement.h"
+#include "placement/replicas.h"
 #include "placement/solve/solver.h"
 
 /* One call of coterie_place. */
@@ -27,6 +28,12 @@ typedef struct placing {
     int cap_raised;
 } placing_t;
 
+typedef struct slots {
+    uint32_t count;  /* a layer */
+    uint16_t *rank;  /* [count] */
+    int16_t *expert; /* [layer, count]; -1 = empty */
+} slots_t;
+
 static coterie_status_t options_check(const coterie_place_options_t *in,
                                       const coterie_trace_view_t *trace,
                                       coterie_place_options_t *out);
@@ -41,12 +48,15 @@ static coterie_status_t tokens_slice(const coterie_trace_view_t *view,
 static coterie_status_t problem_open(placing_t *p);
 static void search_open(placing_t *p);
 static coterie_status_t experts_place(placing_t *p);
-static coterie_status_t placement_make(const placing_t *p,
-                                       const uint16_t *rank_of,
+static coterie_status_t placement_make(placing_t *p,
                                        coterie_placement_t **placement_p);
-static coterie_status_t slots_create(const placing_t *p,
-                                     const uint16_t *rank_of,
-                                     const uint8_t *next_score,
+static coterie_status_t single_make(const placing_t *p,
+                                    const uint16_t *rank_of,
+                                    coterie_placement_t **placement_p);
+static coterie_status_t slots_open(const placing_t *p, const uint16_t *rank_of,
+                                   uint32_t spare, slots_t *slots);
+static void slots_close(slots_t *slots);
+static coterie_status_t slots_create(const placing_t *p, const slots_t *slots,
                                      coterie_placement_t **placement_p);
 static coterie_status_t report_fill(const placing_t *p,
                                     const coterie_placement_t *placement,
@@ -85,7 +95,7 @@ coterie_status_t coterie_place(const coterie_trace_t *trace,
     if (status == COTERIE_OK)
         status = experts_place(&p);
     if (status == COTERIE_OK)
-        status = placement_make(&p, p.solution.rank_of, &placement);
+        status = placement_make(&p, &placement);
     if (status == COTERIE_OK && report != NULL)
         status = report_fill(&p, placement, &filled);
     if (status == COTERIE_OK) {
@@ -297,11 +307,88 @@ static coterie_status_t experts_place(placing_t *p)
     return coterie_solve(&p->problem, &p->search, &p->solution);
 }
 
-/* Scores depend on where experts are, so the placement is made twice. */
-static coterie_status_t placement_make(const placing_t *p,
-                                       const uint16_t *rank_of,
+/* With replicas where the options say so. */
+static coterie_status_t placement_make(placing_t *p,
                                        coterie_placement_t **placement_p)
 {
+    coterie_replicas_t task = {.view = &p->view, .problem = &p->problem,
+                               .mode = p->options.mode, .search = &p->search,
+                               .solution = &p->solution};
+    coterie_placement_t *single = NULL;
+    slots_t slots = {.count = 0};
+    coterie_status_t status = single_make(p, p->solution.rank_of, &single);
+
+    if (status != COTERIE_OK || p->options.spare == 0) {
+        *placement_p = single;
+        return status;
+    }
+    p->search.solver = "replicas";
+    status = slots_open(p, p->solution.rank_of, p->options.spare, &slots);
+    task.single = single;
+    task.slot_rank = slots.rank;
+    task.slot_count = slots.count;
+    if (status == COTERIE_OK)
+        status = coterie_replicas_choose(&task, slots.expert);
+    if (status == COTERIE_OK)
+        status = slots_create(p, &slots, placement_p);
+    slots_close(&slots);
+    coterie_placement_destroy(single);
+    return status;
+}
+
+static coterie_status_t single_make(const placing_t *p,
+                                    const uint16_t *rank_of,
+                                    coterie_placement_t **placement_p)
+{
+    slots_t slots;
+    coterie_status_t status = slots_open(p, rank_of, 0, &slots);
+
+    if (status == COTERIE_OK)
+        status = slots_create(p, &slots, placement_p);
+    slots_close(&slots);
+    return status;
+}
+
+/* Every rank's experts in order, then its spare slots, empty. */
+static coterie_status_t slots_open(const placing_t *p, const uint16_t *rank_of,
+                                   uint32_t spare, slots_t *slots)
+{
+    uint32_t layers = p->view.layer_count, experts = p->view.expert_count;
+    size_t at = 0;
+
+    slots->count = experts + p->options.rank_count * spare;
+    slots->rank = calloc(slots->count, sizeof(*slots->rank));
+    slots->expert = malloc((size_t)layers * slots->count *
+                           sizeof(*slots->expert));
+    if (slots->rank == NULL || slots->expert == NULL)
+        return coterie_fail_memory((size_t)layers * slots->count *
+                                       sizeof(*slots->expert), "slots");
+    for (uint32_t l = 0; l < layers; l++)
+        for (uint32_t r = 0; r < p->options.rank_count; r++) {
+            for (uint32_t e = 0; e < experts; e++)
+                if (rank_of[(size_t)l * experts + e] == r)
+                    slots->expert[at++] = e;
+            for (uint32_t i = 0; i < spare; i++)
+                slots->expert[at++] = -1;
+        }
+    at = 0;
+    for (uint32_t r = 0; r < p->options.rank_count; r++)
+        for (uint32_t i = 0; i < p->capacity[r] + spare; i++)
+            slots->rank[at++] = r;
+    return COTERIE_OK;
+}
+
+static void slots_close(slots_t *slots)
+{
+    free(slots->rank);
+    free(slots->expert);
+}
+
+/* Scores depend on where experts are, so the placement is made twice. */
+static coterie_status_t slots_create(const placing_t *p, const slots_t *slots,
+                                     coterie_placement_t **placement_p)
+{
+    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
     size_t scores = (size_t)p->view.layer_count * p->view.expert_count *
                     p->options.rank_count;
     uint8_t *next_score = calloc(scores, 1);
@@ -310,42 +397,21 @@ static coterie_status_t placement_make(const placing_t *p,
 
     if (next_score == NULL)
         return coterie_fail_memory(scores, "next-layer scores");
-    status = slots_create(p, rank_of, NULL, &unscored);
-    if (status == COTERIE_OK)
-        status = coterie_affinity_scores(&p->view, unscored, next_score);
-    if (status == COTERIE_OK)
-        status = slots_create(p, rank_of, next_score, placement_p);
-    coterie_placement_destroy(unscored);
-    free(next_score);
-    return status;
-}
-
-static coterie_status_t slots_create(const placing_t *p,
-                                     const uint16_t *rank_of,
-                                     const uint8_t *next_score,
-                                     coterie_placement_t **placement_p)
-{
-    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
-    uint32_t layers = p->view.layer_count, experts = p->view.expert_count;
-    size_t items = (size_t)layers * experts;
-    int16_t *slots = calloc(items, sizeof(*slots)), *slot = slots;
-    coterie_status_t status;
-
-    if (slots == NULL)
-        return coterie_fail_memory(items * sizeof(*slots), "slots");
-    for (uint32_t l = 0; l < layers; l++)
-        for (uint32_t r = 0; r < p->options.rank_count; r++)
-            for (uint32_t e = 0; e < experts; e++)
-                if (rank_of[(size_t)l * experts + e] == r)
-                    *slot++ = e;
-    options.layer_count = layers;
-    options.expert_count = experts;
+    options.layer_count = p->view.layer_count;
+    options.expert_count = p->view.expert_count;
     options.rank_count = p->options.rank_count;
     options.node_count = p->options.node_count;
-    options.slot_expert = slots;
+    options.slot_count = slots->count;
+    options.slot_rank = slots->rank;
+    options.slot_expert = slots->expert;
+    status = coterie_placement_create(&options, &unscored);
+    if (status == COTERIE_OK)
+        status = coterie_affinity_scores(&p->view, unscored, next_score);
     options.next_score = next_score;
-    status = coterie_placement_create(&options, placement_p);
-    free(slots);
+    if (status == COTERIE_OK)
+        status = coterie_placement_create(&options, placement_p);
+    coterie_placement_destroy(unscored);
+    free(next_score);
     return status;
 }
 
@@ -415,7 +481,7 @@ static coterie_status_t report_held(const placing_t *p,
     report->held_cost = coterie_affinity_cost(&held, p->costs, &p->problem,
                                               p->solution.rank_of) /
                         held.token_count;
-    status = placement_make(p, p->in_order, &in_order);
+    status = single_make(p, p->in_order, &in_order);
     if (status == COTERIE_OK)
         status = copies_simulate(p, in_order, COTERIE_MODE_TWO_PHASE,
                                  &report->held_copies_in_order);
