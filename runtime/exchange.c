@@ -24,7 +24,7 @@ coterie_status_t coterie_exchange(coterie_session_t *session, uint32_t layer,
                                   const coterie_rows_t *in,
                                   coterie_rows_t *out)
 {
-    uint64_t start = coterie_now_ns();
+    uint64_t start = coterie_now_ns(), waited = session->transport->wait_ns;
     coterie_status_t status = check_call(session, layer, in, out);
 
     if (status == COTERIE_OK)
@@ -36,6 +36,7 @@ coterie_status_t coterie_exchange(coterie_session_t *session, uint32_t layer,
     leave_here(session);
     session->layer++;
     session->times.exchange_ns += coterie_now_ns() - start;
+    session->times.wait_ns += session->transport->wait_ns - waited;
     return COTERIE_OK;
 }
 

@@ -64,7 +64,6 @@ coterie_status_t coterie_session_create(
     if (status != COTERIE_OK)
         goto out;
     memcpy(s->counted, s->transport->counts, sizeof(s->counted));
-    s->wait_start_ns = s->transport->wait_ns;
     *session_p = s;
     s = NULL;
 out:
@@ -120,7 +119,6 @@ void coterie_session_counts(const coterie_session_t *session,
 {
     memcpy(counts, session->counts, sizeof(session->counts));
     *times = session->times;
-    times->wait_ns = session->transport->wait_ns - session->wait_start_ns;
 }
 
 void coterie_session_destroy(coterie_session_t *session)

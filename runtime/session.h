@@ -176,7 +176,6 @@ struct coterie_session {
     coterie_counts_t counts[2];
     coterie_traffic_counts_t counted[COTERIE_TRAFFIC_COUNT]; /* already */
     coterie_times_t times;
-    uint64_t wait_start_ns; /* the transport's when the session began */
 };
 
 static inline uint32_t coterie_home(const coterie_session_t *s,

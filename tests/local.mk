@@ -27,6 +27,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/session_model.c tests/session_model.h \
 	tests/session_world.c tests/session_world.h \
 	tests/test_session.c \
+	tests/test_bank.c \
 	tests/command.c tests/command.h \
 	tests/test_command.c \
 	tests/test_model_logits.c \
