@@ -1,7 +1,14 @@
 /* Expert kernels against what the machine allows: one layer's experts, weights
- * from memory, interleaved with the read bandwidth, the peak of multiply-adds
- * and OpenBLAS (if it can be loaded), all on one thread. Times are of the
- * thread, so that a shared machine does not count against anyone. */
+ * from memory, in turns with the read bandwidth, the peak of multiply-adds and
+ * (f32, if it can be loaded) OpenBLAS, all on one thread and in its processor
+ * time.
+ *
+ * usage: kernels [--shape Q|M|D] [--dtype f32|f16|bf16] [--seconds S]
+ *
+ * One JSON object a line for each number of tokens; medians. `roofline` is
+ * what is possible: the peak, or the bandwidth times FLOP per byte if that is
+ * lower; `share` is how much of it was reached. OpenBLAS gets its rows already
+ * gathered, and computes the three products alone. */
 #include "config.h"
 
 #include <dlfcn.h>
@@ -13,9 +20,10 @@
 
 #include <coterie/coterie.h>
 
+#include "bench/bench.h"
 #include "bench/limits.h"
 
-enum { RUNS_MAX = 31, TOKENS_MAX = 4096, BATCHES = 4 };
+enum { RUNS_MIN = 3, RUNS_MAX = 31 };
 
 typedef struct shape {
     const char *name;
@@ -29,10 +37,12 @@ static const shape_t shapes[] = {
     {"D", 7168, 2048, 256, 64, 8},
 };
 
+static const char *const dtype_names[] = {"", "f32", "f16", "bf16"};
+
 typedef struct settings {
     const shape_t *shape;
     coterie_dtype_t dtype;
-    double seconds; /* for one row of the table */
+    double seconds; /* to go on with one number of tokens */
 } settings_t;
 
 /* One layer's experts. */
@@ -48,7 +58,8 @@ typedef struct layer {
 typedef struct batch {
     uint32_t tokens, distinct;
     uint32_t *first, *row;
-    float *weight, *x, *sums, *gathered, *inner;
+    float *weight, *x, *sums, *inner;
+    void *scratch;
     coterie_expert_rows_t rows;
 } batch_t;
 
@@ -57,8 +68,11 @@ typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n,
                          const float *b, int ldb, float beta, float *c,
                          int ldc);
 
+/* Of every run: rates in FLOP/s and bandwidth in bytes/s; peer 0 = none. */
 typedef struct figures {
-    double ours, peer, bandwidth, peak; /* seconds, seconds, B/s, FLOP/s */
+    int runs;
+    double ours[RUNS_MAX], peer[RUNS_MAX], peak[RUNS_MAX], band[RUNS_MAX];
+    double flops, bytes; /* of all runs */
 } figures_t;
 
 static int settings_read(int argc, char **argv, settings_t *settings);
@@ -66,16 +80,18 @@ static sgemm_fn peer_open(void);
 static void *allocate(size_t size);
 static void layer_make(layer_t *layer, const settings_t *settings);
 static void layer_free(layer_t *layer);
-static void batch_make(batch_t *batch, const shape_t *shape, uint32_t tokens);
+static void batch_make(batch_t *batch, const layer_t *layer, uint32_t tokens);
 static void batch_route(batch_t *batch, const shape_t *shape);
 static void batch_free(batch_t *batch);
-static void row_measure(const settings_t *settings, const layer_t *layer,
-                        uint32_t tokens, sgemm_fn sgemm);
-static double ours_measure(const layer_t *layer, batch_t *batch,
-                           void *scratch);
+static void tokens_measure(const settings_t *settings, const layer_t *layer,
+                           uint32_t tokens, sgemm_fn sgemm);
+static void run_measure(const layer_t *layer, batch_t *batch, sgemm_fn sgemm,
+                        figures_t *figures);
+static double ours_measure(const layer_t *layer, batch_t *batch);
 static double peer_measure(const layer_t *layer, batch_t *batch,
                            sgemm_fn sgemm);
-static double median(const figures_t *runs, size_t offset, int count);
+static void figures_print(const settings_t *settings, uint32_t tokens,
+                          figures_t *figures);
 
 int main(int argc, char **argv)
 {
@@ -91,21 +107,14 @@ int main(int argc, char **argv)
     }
     sgemm = settings.dtype == COTERIE_DTYPE_F32 ? peer_open() : NULL;
     layer_make(&layer, &settings);
-    printf("%s: %u x %u, %u of %u experts, top-%u; isa %s, peer %s\n",
-           settings.shape->name, settings.shape->hidden, settings.shape->ffn,
-           settings.shape->held, settings.shape->experts, settings.shape->k,
-           coterie_kernels_isa(), sgemm != NULL ? "OpenBLAS sgemm" : "none");
-    printf("%7s %9s %8s %9s %9s %9s %9s\n", "tokens", "GFLOP/s", "GB/s",
-           "read GB/s", "peak", "roofline", "peer");
     for (size_t i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++)
-        row_measure(&settings, &layer, tokens[i], sgemm);
+        tokens_measure(&settings, &layer, tokens[i], sgemm);
     layer_free(&layer);
     return 0;
 }
 
 static int settings_read(int argc, char **argv, settings_t *settings)
 {
-    static const char *const names[] = {"", "f32", "f16", "bf16"};
     static const struct option options[] = {
         {"shape", required_argument, NULL, 's'},
         {"dtype", required_argument, NULL, 'd'},
@@ -122,7 +131,7 @@ static int settings_read(int argc, char **argv, settings_t *settings)
                 found = 1;
             }
         for (int i = 1; option == 'd' && i <= COTERIE_DTYPE_BF16; i++)
-            if (strcmp(optarg, names[i]) == 0) {
+            if (strcmp(optarg, dtype_names[i]) == 0) {
                 settings->dtype = i;
                 found = 1;
             }
@@ -185,8 +194,11 @@ static void layer_free(layer_t *layer)
     free(layer->experts);
 }
 
-static void batch_make(batch_t *batch, const shape_t *shape, uint32_t tokens)
+static void batch_make(batch_t *batch, const layer_t *layer, uint32_t tokens)
 {
+    const shape_t *shape = layer->shape;
+    const coterie_ffn_shape_t ffn = {shape->hidden, shape->ffn, layer->dtype,
+                                     0};
     const size_t pairs = (size_t)tokens * shape->k;
     const size_t size = (size_t)tokens * shape->hidden * sizeof(float);
 
@@ -196,10 +208,10 @@ static void batch_make(batch_t *batch, const shape_t *shape, uint32_t tokens)
     batch->weight = allocate(pairs * sizeof(float));
     batch->x = allocate(size);
     batch->sums = allocate(size);
-    batch->gathered = allocate(size);
+    batch->scratch = allocate(coterie_expert_ffn_scratch(&ffn));
     batch->inner = allocate((size_t)tokens * shape->ffn * sizeof(float));
     for (size_t i = 0; i < size / sizeof(float); i++)
-        batch->x[i] = batch->gathered[i] = (float)(i % 7) - 3;
+        batch->x[i] = (float)(i % 7) - 3;
     for (size_t i = 0; i < pairs; i++)
         batch->weight[i] = 1.0f / (float)shape->k;
 }
@@ -241,59 +253,51 @@ static void batch_free(batch_t *batch)
     free(batch->weight);
     free(batch->x);
     free(batch->sums);
-    free(batch->gathered);
+    free(batch->scratch);
     free(batch->inner);
 }
 
-/* Runs of everything, one after the other, so that all see the same machine;
- * each run routes anew, so that weights come from memory. */
-static void row_measure(const settings_t *settings, const layer_t *layer,
-                        uint32_t tokens, sgemm_fn sgemm)
+/* Runs of everything in turns, so that all see the same machine; each routes
+ * anew, so that weights come from memory. */
+static void tokens_measure(const settings_t *settings, const layer_t *layer,
+                           uint32_t tokens, sgemm_fn sgemm)
 {
-    const shape_t *shape = layer->shape;
-    const coterie_ffn_shape_t ffn = {shape->hidden, shape->ffn, layer->dtype,
-                                     0};
-    void *scratch = allocate(coterie_expert_ffn_scratch(&ffn));
-    const double start = limits_seconds();
-    figures_t runs[RUNS_MAX];
-    double flops = 0, bytes = 0;
+    const double start = bench_seconds();
+    figures_t figures = {0};
     batch_t batch;
-    int count = 0;
 
-    batch_make(&batch, shape, tokens);
-    while (count < RUNS_MAX &&
-           (count < 3 || limits_seconds() - start < settings->seconds)) {
-        figures_t *run = &runs[count++];
-        double work, read;
+    batch_make(&batch, layer, tokens);
+    while (figures.runs < RUNS_MAX &&
+           (figures.runs < RUNS_MIN ||
+            bench_seconds() - start < settings->seconds)) {
         do
-            batch_route(&batch, shape);
+            batch_route(&batch, layer->shape);
         while (batch.distinct == 0);
-        work = 6.0 * batch.first[shape->held] * shape->hidden * shape->ffn;
-        read = 3.0 * batch.distinct * (double)layer->matrix_size;
-        run->bandwidth = limits_read(layer->weights, layer->matrix_size * 3 *
-                                                         shape->held);
-        run->peak = limits_peak();
-        run->ours = ours_measure(layer, &batch, scratch) / work;
-        run->peer = sgemm ? peer_measure(layer, &batch, sgemm) / work : 0;
-        flops += work;
-        bytes += read;
+        run_measure(layer, &batch, sgemm, &figures);
     }
-    const double rate = 1 / median(runs, offsetof(figures_t, ours), count);
-    const double peer = median(runs, offsetof(figures_t, peer), count);
-    const double band = median(runs, offsetof(figures_t, bandwidth), count);
-    const double peak = median(runs, offsetof(figures_t, peak), count);
-    const double intensity = flops / bytes;
-    const double bound =
-        peak < intensity * band ? peak : intensity * band;
-    printf("%7u %9.1f %8.1f %9.1f %9.1f %9.2f %9.1f\n", tokens, rate / 1e9,
-           rate / intensity / 1e9, band / 1e9, peak / 1e9, rate / bound,
-           peer > 0 ? 1e-9 / peer : 0);
+    figures_print(settings, tokens, &figures);
     batch_free(&batch);
-    free(scratch);
 }
 
-static double ours_measure(const layer_t *layer, batch_t *batch,
-                           void *scratch)
+static void run_measure(const layer_t *layer, batch_t *batch, sgemm_fn sgemm,
+                        figures_t *figures)
+{
+    const shape_t *shape = layer->shape;
+    const int run = figures->runs++;
+    const double flops = 6.0 * batch->first[shape->held] * shape->hidden *
+                         shape->ffn;
+
+    figures->band[run] =
+        limits_read(layer->weights, layer->matrix_size * 3 * shape->held);
+    figures->peak[run] = limits_peak();
+    figures->ours[run] = flops / ours_measure(layer, batch);
+    if (sgemm != NULL)
+        figures->peer[run] = flops / peer_measure(layer, batch, sgemm);
+    figures->flops += flops;
+    figures->bytes += 3.0 * batch->distinct * (double)layer->matrix_size;
+}
+
+static double ours_measure(const layer_t *layer, batch_t *batch)
 {
     const coterie_ffn_shape_t shape = {layer->shape->hidden,
                                        layer->shape->ffn, layer->dtype, 0};
@@ -303,11 +307,10 @@ static double ours_measure(const layer_t *layer, batch_t *batch,
            (size_t)batch->tokens * shape.hidden * sizeof(float));
     start = limits_seconds();
     coterie_expert_ffn(&shape, layer->experts, &batch->rows, batch->x,
-                       batch->sums, scratch);
+                       batch->sums, batch->scratch);
     return limits_seconds() - start;
 }
 
-/* The products alone: rows are there already, no activation, no sums. */
 static double peer_measure(const layer_t *layer, batch_t *batch,
                            sgemm_fn sgemm)
 {
@@ -320,30 +323,37 @@ static double peer_measure(const layer_t *layer, batch_t *batch,
         const coterie_expert_weights_t *expert = &layer->experts[e];
         if (n == 0)
             continue;
-        sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, ffn, hidden, 1,
-              batch->gathered, hidden, expert->gate, hidden, 0, batch->inner,
-              ffn);
-        sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, ffn, hidden, 1,
-              batch->gathered, hidden, expert->up, hidden, 0, batch->inner,
-              ffn);
+        sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, ffn, hidden, 1, batch->x,
+              hidden, expert->gate, hidden, 0, batch->inner, ffn);
+        sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, ffn, hidden, 1, batch->x,
+              hidden, expert->up, hidden, 0, batch->inner, ffn);
         sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, hidden, ffn, 1, batch->inner,
               ffn, expert->down, ffn, 0, batch->sums, hidden);
     }
     return limits_seconds() - start;
 }
 
-static int compare(const void *a, const void *b)
+static void figures_print(const settings_t *settings, uint32_t tokens,
+                          figures_t *figures)
 {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
+    const size_t runs = (size_t)figures->runs;
+    const double ours = bench_median(figures->ours, runs);
+    const double peer = bench_median(figures->peer, runs);
+    const double peak = bench_median(figures->peak, runs);
+    const double band = bench_median(figures->band, runs);
+    const double fed = band * figures->flops / figures->bytes;
+    const double roofline = peak > 0 && peak < fed ? peak : fed;
 
-static double median(const figures_t *runs, size_t offset, int count)
-{
-    double values[RUNS_MAX];
-
-    for (int i = 0; i < count; i++)
-        memcpy(&values[i], (const char *)&runs[i] + offset, sizeof(double));
-    qsort(values, (size_t)count, sizeof(values[0]), compare);
-    return values[count / 2];
+    printf("{\"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", "
+           "\"tokens\": %u, \"runs\": %zu, \"gflops\": %.1f, "
+           "\"gbs\": %.1f, \"read_gbs\": %.1f, \"peak_gflops\": %.1f, "
+           "\"roofline_gflops\": %.1f, \"share\": %.2f",
+           settings->shape->name, dtype_names[settings->dtype],
+           coterie_kernels_isa(), tokens, runs, ours / 1e9,
+           ours / figures->flops * figures->bytes / 1e9, band / 1e9,
+           peak / 1e9, roofline / 1e9, ours / roofline);
+    if (peer > 0)
+        printf(", \"openblas_gflops\": %.1f", peer / 1e9);
+    puts("}");
+    fflush(stdout);
 }

@@ -1,6 +1,7 @@
 # Benchmarks: built with everything else, run by hand; see bench/README.md.
 noinst_PROGRAMS += bench/alltoall bench/dispatch bench/kernels
-bench_kernels_SOURCES = bench/kernels.c bench/limits.c bench/limits.h
+bench_kernels_SOURCES = bench/bench.h bench/kernels.c bench/limits.c \
+	bench/limits.h
 bench_kernels_LDADD = libcoterie.la
 bench_dispatch_SOURCES = bench/bench.h bench/dispatch.c \
 	bench/dispatch_engine.c bench/dispatch_engine.h
