@@ -12,16 +12,19 @@
 #define VEC TARGET static inline __attribute__((always_inline))
 #define OPS coterie_cpu_avx512
 #define ISA_NAME "avx512"
-/* 24 sums, 4 weights and the present x: 29 of 32 registers. With one or two
- * rows memory is what counts, and it delivers most as one or two streams. */
+/* 24 sums, 4 weights and the present x: 29 of 32 registers. */
 #define TILE_ROWS 6
 #define TILE_OUTPUTS 4
 #define TILES(dtype)                                                      \
     TILE(dtype, 1, 1) TILE(dtype, 2, 1) TILE(dtype, 3, 1)                 \
     TILE(dtype, 4, 1) TILE(dtype, 5, 1) TILE(dtype, 6, 1)                 \
-    TILE(dtype, 2, 2) TILE(dtype, 3, 4) TILE(dtype, 4, 4)                 \
-    TILE(dtype, 5, 4) TILE(dtype, 6, 4)
+    TILE(dtype, 1, 4) TILE(dtype, 2, 4) TILE(dtype, 3, 4)                 \
+    TILE(dtype, 4, 4) TILE(dtype, 5, 4) TILE(dtype, 6, 4)                 \
+    TILE(dtype, 2, 2)
 #define TILE_KINDS(dtype)                                                 \
+    {KIND(dtype, 1, 4), KIND(dtype, 2, 4), KIND(dtype, 3, 4),             \
+     KIND(dtype, 4, 4), KIND(dtype, 5, 4), KIND(dtype, 6, 4)}
+#define TILE_KINDS_STREAM(dtype)                                          \
     {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 4),             \
      KIND(dtype, 4, 4), KIND(dtype, 5, 4), KIND(dtype, 6, 4)}
 

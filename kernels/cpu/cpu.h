@@ -42,7 +42,10 @@ typedef struct coterie_tile_kind {
 typedef struct coterie_cpu_ops {
     const char *name;
     uint32_t rows; /* of the largest tile */
-    coterie_tile_kind_t tile[3][COTERIE_TILE_ROWS_MAX]; /* dtype - 1, rows - 1 */
+    /* By dtype - 1 and rows - 1: with all the outputs that fit, and with few
+     * of them if rows are few, so that weights are one or two streams. */
+    coterie_tile_kind_t tile[3][COTERIE_TILE_ROWS_MAX];
+    coterie_tile_kind_t tile_stream[3][COTERIE_TILE_ROWS_MAX];
     /* up[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(size_t count, const float *gate, float *up);
     /* y[i] += scale * x[i] */

@@ -8,6 +8,12 @@
  * to memory full, measured on Zen 4. */
 enum { AHEAD_SIZE = 8192 };
 
+/* Weight rows between these bytes are best read as one or two streams, measured
+ * on Zen 4. Shorter ones cost more by themselves than by being fetched, and
+ * with longer ones x no longer stays in the nearest cache: then several outputs
+ * share the costs. */
+enum { STREAM_MIN = 1024, STREAM_MAX = 4096 };
+
 typedef struct job {
     const coterie_product_t *product;
     const coterie_tile_kind_t *kinds; /* by rows - 1 */
@@ -39,9 +45,12 @@ size_t coterie_dtype_size(coterie_dtype_t dtype)
 void coterie_cpu_product(const coterie_cpu_ops_t *ops,
                          const coterie_product_t *product)
 {
+    const size_t size = product->weight_stride;
     const job_t job = {
         .product = product,
-        .kinds = ops->tile[product->dtype - 1],
+        .kinds = size > STREAM_MIN && size <= STREAM_MAX
+                     ? ops->tile_stream[product->dtype - 1]
+                     : ops->tile[product->dtype - 1],
         .rows_max = ops->rows,
         .element = coterie_dtype_size(product->dtype),
     };

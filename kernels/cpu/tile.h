@@ -1,8 +1,8 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
  * lets a function use the instructions), OPS (the table's name), ISA_NAME,
- * TILE_ROWS and TILE_OUTPUTS (of the
- * largest tile), and the lists TILES(dtype) and TILE_KINDS(dtype). */
+ * TILE_ROWS and TILE_OUTPUTS (of the largest tile), and the lists of what tiles
+ * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). */
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
@@ -84,6 +84,8 @@ const coterie_cpu_ops_t OPS = {
     .name = ISA_NAME,
     .rows = TILE_ROWS,
     .tile = {TILE_KINDS(F32), TILE_KINDS(F16), TILE_KINDS(BF16)},
+    .tile_stream = {TILE_KINDS_STREAM(F32), TILE_KINDS_STREAM(F16),
+                    TILE_KINDS_STREAM(BF16)},
     .silu_mul = silu_mul,
     .add_scaled = add_scaled,
     .rms_norm = rms_norm,
