@@ -8,8 +8,6 @@
 #include <xxhash.h>
 
 #include "base/error.h"
-#include "experts/datafile.h"
-#include "experts/source.h"
 #include "experts/store.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -100,6 +98,24 @@ coterie_status_t coterie_store_open(const char *path,
     }
     *source_p = &store->base;
     return COTERIE_OK;
+}
+
+const coterie_datafile_t *coterie_store_file(const coterie_source_t *source)
+{
+    return source->ops == &store_ops ? &((const store_t *)source)->file : NULL;
+}
+
+coterie_extent_t coterie_store_extent(const coterie_source_t *source,
+                                      uint32_t moe_layer, uint32_t expert)
+{
+    const store_t *store = (const store_t *)source;
+    size_t ordinal = (size_t)moe_layer * store->experts + expert;
+
+    assert(source->ops == &store_ops && ordinal < store->record_count);
+    return (coterie_extent_t){store->records[ordinal].offset,
+                              store->record_size,
+                              store->hashes +
+                                  store->records[ordinal].first_hash};
 }
 
 /* Only now is it known how many records of which size there must be. */

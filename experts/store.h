@@ -4,7 +4,8 @@
  * told in doc/formats.md. */
 #include <stddef.h>
 
-#include <coterie/api.h>
+#include "experts/datafile.h"
+#include "experts/source.h"
 
 #define COTERIE_STORE_MAGIC "COTERIES"
 
@@ -34,5 +35,20 @@ uint64_t coterie_store_head_hash(const coterie_store_head_t *head);
 
 /* How many chunks size bytes are cut into. */
 uint64_t coterie_store_chunks(uint64_t size);
+
+/* Where an expert's record lies in its file, and the checksums of its chunks.
+ * They are the store's. */
+typedef struct coterie_extent {
+    uint64_t offset, size;
+    const uint64_t *hashes; /* [coterie_store_chunks(size)] */
+} coterie_extent_t;
+
+/* The file of a source that is a store, for those who read records their own
+ * way; NULL if it is none. */
+const coterie_datafile_t *coterie_store_file(const coterie_source_t *source);
+
+/* An expert that the store has, which is bound. */
+coterie_extent_t coterie_store_extent(const coterie_source_t *source,
+                                      uint32_t moe_layer, uint32_t expert);
 
 #endif
