@@ -1,0 +1,56 @@
+#ifndef COTERIE_OFFLOAD_READER_IO_H
+#define COTERIE_OFFLOAD_READER_IO_H
+/* How bytes of a file get into memory. The reader thread alone calls a
+ * backend, except for wake. */
+#include <stdbool.h>
+
+#include "offload/arena.h"
+
+/* A piece of a record, on its way. */
+typedef struct coterie_chunk {
+    uint64_t offset; /* in the file */
+    void *data;
+    uint32_t size;
+    uint32_t tries;
+    int64_t result; /* the backend's answer: bytes read, or -errno */
+    struct coterie_read *read;   /* whose it is */
+    struct coterie_chunk *next; /* of whatever list it is on */
+} coterie_chunk_t;
+
+typedef struct coterie_io_setup {
+    int descriptor; /* borrowed until close */
+    const coterie_arena_t *arena;
+    size_t record_size; /* records lie at multiples of it in the arena */
+    uint32_t depth;     /* most chunks on their way at a time */
+} coterie_io_setup_t;
+
+typedef struct coterie_io coterie_io_t;
+
+/* A backend is one file that fills this table. No slot is NULL. */
+typedef struct coterie_io_ops {
+    const char *name;
+    /* @return ERR_UNSUPPORTED if the system refuses this way of reading */
+    coterie_status_t (*open)(const coterie_io_setup_t *setup,
+                             coterie_io_t **io_p);
+    /* Never blocks. False: the system takes no more this way, ever; the chunk
+     * is still the caller's. */
+    bool (*submit)(coterie_io_t *io, coterie_chunk_t *chunk);
+    /* Blocks until a chunk is done, or returns NULL once after a wake. */
+    coterie_chunk_t *(*wait)(coterie_io_t *io);
+    /* From any thread. */
+    void (*wake)(coterie_io_t *io);
+    /* No chunk is on its way. */
+    void (*close)(coterie_io_t *io);
+} coterie_io_ops_t;
+
+/* The first member of every kind. */
+struct coterie_io {
+    const coterie_io_ops_t *ops;
+};
+
+#ifdef HAVE_LIBURING
+extern const coterie_io_ops_t coterie_io_uring;
+#endif
+extern const coterie_io_ops_t coterie_io_pool;
+
+#endif

@@ -1,0 +1,20 @@
+#ifndef COTERIE_OFFLOAD_READER_OPEN_H
+#define COTERIE_OFFLOAD_READER_OPEN_H
+/* Finds the best way of reading that this system allows. */
+#include "experts/datafile.h"
+#include "offload/reader_io.h"
+
+/* Opens the same file once more, past the page cache where that works.
+ * @return ERR_MISMATCH if another file has the path by now */
+coterie_status_t coterie_reader_file_open(const coterie_datafile_t *file,
+                                          int *descriptor_p, bool *direct_p);
+
+/* @param wanted  NULL: io_uring, or threads where it is refused */
+coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
+                                        const coterie_io_ops_t *wanted,
+                                        bool direct, coterie_io_t **io_p);
+
+/* One line on stderr, once per process: reads are slower than could be. */
+void coterie_reader_announce(const char *why);
+
+#endif

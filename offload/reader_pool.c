@@ -1,0 +1,164 @@
+#include "config.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "offload/reader_io.h"
+
+/* Threads that each read one chunk at a time. */
+typedef struct pool {
+    coterie_io_t base;
+    int descriptor;
+    pthread_mutex_t mutex;
+    pthread_cond_t todo_changed, done_changed;
+    coterie_chunk_t *todo, **todo_end; /* in order */
+    coterie_chunk_t *done;
+    bool woken, closing;
+    uint32_t thread_count;
+    pthread_t threads[];
+} pool_t;
+
+static coterie_status_t pool_open(const coterie_io_setup_t *setup,
+                                  coterie_io_t **io_p);
+static bool pool_submit(coterie_io_t *io, coterie_chunk_t *chunk);
+static coterie_chunk_t *pool_wait(coterie_io_t *io);
+static void pool_wake(coterie_io_t *io);
+static void pool_close(coterie_io_t *io);
+
+const coterie_io_ops_t coterie_io_pool = {"threads",  pool_open, pool_submit,
+                                          pool_wait, pool_wake, pool_close};
+
+static void *pool_main(void *arg);
+static coterie_chunk_t *todo_take(pool_t *pool);
+static int64_t chunk_read(int descriptor, const coterie_chunk_t *chunk);
+
+static coterie_status_t pool_open(const coterie_io_setup_t *setup,
+                                  coterie_io_t **io_p)
+{
+    size_t size = sizeof(pool_t) + setup->depth * sizeof(pthread_t);
+    pool_t *pool = calloc(1, size);
+
+    if (pool == NULL)
+        return coterie_fail_memory(size, "threads that read");
+    pool->base.ops = &coterie_io_pool;
+    pool->descriptor = setup->descriptor;
+    pool->todo_end = &pool->todo;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->todo_changed, NULL);
+    pthread_cond_init(&pool->done_changed, NULL);
+    while (pool->thread_count < setup->depth &&
+           pthread_create(&pool->threads[pool->thread_count], NULL, pool_main,
+                          pool) == 0)
+        pool->thread_count++;
+    if (pool->thread_count == 0) { /* fewer than asked for are only slower */
+        pool_close(&pool->base);
+        return coterie_fail(COTERIE_ERR_NO_MEMORY,
+                            "the system starts no thread to read with");
+    }
+    *io_p = &pool->base;
+    return COTERIE_OK;
+}
+
+static bool pool_submit(coterie_io_t *io, coterie_chunk_t *chunk)
+{
+    pool_t *pool = (pool_t *)io;
+
+    pthread_mutex_lock(&pool->mutex);
+    chunk->next = NULL;
+    *pool->todo_end = chunk;
+    pool->todo_end = &chunk->next;
+    pthread_cond_signal(&pool->todo_changed);
+    pthread_mutex_unlock(&pool->mutex);
+    return true;
+}
+
+static coterie_chunk_t *pool_wait(coterie_io_t *io)
+{
+    pool_t *pool = (pool_t *)io;
+    coterie_chunk_t *chunk;
+
+    pthread_mutex_lock(&pool->mutex);
+    while (pool->done == NULL && !pool->woken)
+        pthread_cond_wait(&pool->done_changed, &pool->mutex);
+    chunk = pool->done;
+    if (chunk != NULL)
+        pool->done = chunk->next;
+    else
+        pool->woken = false;
+    pthread_mutex_unlock(&pool->mutex);
+    return chunk;
+}
+
+static void pool_wake(coterie_io_t *io)
+{
+    pool_t *pool = (pool_t *)io;
+
+    pthread_mutex_lock(&pool->mutex);
+    pool->woken = true;
+    pthread_cond_signal(&pool->done_changed);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void pool_close(coterie_io_t *io)
+{
+    pool_t *pool = (pool_t *)io;
+
+    pthread_mutex_lock(&pool->mutex);
+    pool->closing = true;
+    pthread_cond_broadcast(&pool->todo_changed);
+    pthread_mutex_unlock(&pool->mutex);
+    for (uint32_t i = 0; i < pool->thread_count; i++)
+        pthread_join(pool->threads[i], NULL);
+    pthread_cond_destroy(&pool->done_changed);
+    pthread_cond_destroy(&pool->todo_changed);
+    pthread_mutex_destroy(&pool->mutex);
+    free(pool);
+}
+
+static void *pool_main(void *arg)
+{
+    pool_t *pool = arg;
+    coterie_chunk_t *chunk;
+
+    while ((chunk = todo_take(pool)) != NULL) {
+        chunk->result = chunk_read(pool->descriptor, chunk);
+        pthread_mutex_lock(&pool->mutex);
+        chunk->next = pool->done;
+        pool->done = chunk;
+        pthread_cond_signal(&pool->done_changed);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+    return NULL;
+}
+
+/* NULL when the pool closes. */
+static coterie_chunk_t *todo_take(pool_t *pool)
+{
+    coterie_chunk_t *chunk;
+
+    pthread_mutex_lock(&pool->mutex);
+    while (pool->todo == NULL && !pool->closing)
+        pthread_cond_wait(&pool->todo_changed, &pool->mutex);
+    chunk = pool->todo;
+    if (chunk != NULL) {
+        pool->todo = chunk->next;
+        if (pool->todo == NULL)
+            pool->todo_end = &pool->todo;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return chunk;
+}
+
+static int64_t chunk_read(int descriptor, const coterie_chunk_t *chunk)
+{
+    ssize_t got;
+
+    do
+        got = pread(descriptor, chunk->data, chunk->size,
+                    (off_t)chunk->offset);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
+}

@@ -1,0 +1,167 @@
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <liburing.h>
+
+#include "base/error.h"
+#include "offload/reader_io.h"
+
+enum {
+    PIECE_MOST = 1 << 30, /* the kernel's limit of one registered buffer */
+    PIECES_MOST = 1 << 14 /* and of their number */
+};
+
+typedef struct ring {
+    coterie_io_t base;
+    struct io_uring uring;
+    int event; /* both completions and wakes signal it */
+    const unsigned char *arena;
+    size_t piece; /* bytes of one registered buffer; 0: none are */
+    bool woken;
+} ring_t;
+
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  coterie_io_t **io_p);
+static bool ring_submit(coterie_io_t *io, coterie_chunk_t *chunk);
+static coterie_chunk_t *ring_wait(coterie_io_t *io);
+static void ring_wake(coterie_io_t *io);
+static void ring_close(coterie_io_t *io);
+
+const coterie_io_ops_t coterie_io_uring = {"io_uring", ring_open, ring_submit,
+                                           ring_wait,  ring_wake, ring_close};
+
+static int ring_register(ring_t *ring, const coterie_io_setup_t *setup);
+static void buffers_register(ring_t *ring, const coterie_io_setup_t *setup);
+
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  coterie_io_t **io_p)
+{
+    ring_t *ring = calloc(1, sizeof(*ring));
+    int error;
+
+    if (ring == NULL)
+        return coterie_fail_memory(sizeof(*ring), "a ring");
+    ring->base.ops = &coterie_io_uring;
+    ring->event = -1;
+    ring->arena = setup->arena->data;
+    error = -io_uring_queue_init(setup->depth, &ring->uring, 0);
+    if (error != 0) {
+        free(ring);
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "io_uring: %s",
+                            strerror(error));
+    }
+    error = ring_register(ring, setup);
+    if (error != 0) {
+        ring_close(&ring->base);
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "io_uring: %s",
+                            strerror(error));
+    }
+    buffers_register(ring, setup);
+    *io_p = &ring->base;
+    return COTERIE_OK;
+}
+
+static bool ring_submit(coterie_io_t *io, coterie_chunk_t *chunk)
+{
+    ring_t *ring = (ring_t *)io;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+    size_t at = (size_t)((unsigned char *)chunk->data - ring->arena);
+    int taken;
+
+    if (sqe == NULL)
+        return false;
+    if (ring->piece > 0)
+        io_uring_prep_read_fixed(sqe, 0, chunk->data, chunk->size,
+                                 chunk->offset, (int)(at / ring->piece));
+    else
+        io_uring_prep_read(sqe, 0, chunk->data, chunk->size, chunk->offset);
+    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_data(sqe, chunk);
+    do
+        taken = io_uring_submit(&ring->uring);
+    while (taken == -EINTR);
+    return taken == 1;
+}
+
+/* Not io_uring_wait_cqe: completions are seen in shared memory and signalled
+ * by the eventfd, so that they still come in if the kernel should refuse any
+ * further call. */
+static coterie_chunk_t *ring_wait(coterie_io_t *io)
+{
+    ring_t *ring = (ring_t *)io;
+    struct io_uring_cqe *cqe;
+    uint64_t signals;
+
+    while (io_uring_peek_cqe(&ring->uring, &cqe) != 0) {
+        if (__atomic_exchange_n(&ring->woken, false, __ATOMIC_ACQUIRE))
+            return NULL;
+        (void)!read(ring->event, &signals, sizeof(signals));
+    }
+    coterie_chunk_t *chunk = io_uring_cqe_get_data(cqe);
+    chunk->result = cqe->res;
+    io_uring_cqe_seen(&ring->uring, cqe);
+    return chunk;
+}
+
+static void ring_wake(coterie_io_t *io)
+{
+    ring_t *ring = (ring_t *)io;
+    uint64_t one = 1;
+
+    __atomic_store_n(&ring->woken, true, __ATOMIC_RELEASE);
+    (void)!write(ring->event, &one, sizeof(one));
+}
+
+static void ring_close(coterie_io_t *io)
+{
+    ring_t *ring = (ring_t *)io;
+
+    io_uring_queue_exit(&ring->uring);
+    if (ring->event >= 0)
+        close(ring->event);
+    free(ring);
+}
+
+/* Returns 0 or an errno. */
+static int ring_register(ring_t *ring, const coterie_io_setup_t *setup)
+{
+    int error;
+
+    ring->event = eventfd(0, EFD_CLOEXEC);
+    if (ring->event < 0)
+        return errno;
+    error = io_uring_register_eventfd(&ring->uring, ring->event);
+    if (error == 0)
+        error = io_uring_register_files(&ring->uring, &setup->descriptor, 1);
+    return -error;
+}
+
+/* Saves pinning the pages for every read. Where the limit of locked memory
+ * does not allow it, reads are a little dearer, that is all. */
+static void buffers_register(ring_t *ring, const coterie_io_setup_t *setup)
+{
+    const coterie_arena_t *arena = setup->arena;
+    size_t piece = PIECE_MOST / setup->record_size * setup->record_size;
+    size_t count = piece == 0 ? 0 : (arena->size + piece - 1) / piece;
+    struct iovec *pieces;
+
+    if (count == 0 || count > PIECES_MOST)
+        return;
+    pieces = calloc(count, sizeof(*pieces));
+    if (pieces == NULL)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        size_t left = arena->size - i * piece;
+
+        pieces[i] = (struct iovec){arena->data + i * piece,
+                                   left < piece ? left : piece};
+    }
+    if (io_uring_register_buffers(&ring->uring, pieces, (unsigned)count) == 0)
+        ring->piece = piece;
+    free(pieces);
+}
