@@ -182,20 +182,12 @@ coterie_status_t coterie_gather_rows(coterie_session_t *s,
 /* The ranks that computed a row which is here now, and so its K/V. */
 static coterie_set_t computed_by(const coterie_session_t *s, uint64_t key)
 {
-    uint32_t from = 0, to = s->here_count;
+    uint32_t at;
 
     if (s->mode != COTERIE_MODE_FORWARD)
         return 0; /* this rank alone */
-    while (from < to) {
-        uint32_t middle = from + (to - from) / 2;
-
-        if (coterie_row_key(s->here[middle].sequence,
-                            s->here[middle].position) < key)
-            from = middle + 1;
-        else
-            to = middle;
-    }
-    return from < s->here_count ? s->here[from].set : COTERIE_SET_ALL;
+    at = coterie_find_here(s, key);
+    return at < s->here_count ? s->here[at].set : COTERIE_SET_ALL;
 }
 
 /* Of the ranks that have a K/V row, the lowest sends it. */

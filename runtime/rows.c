@@ -1,6 +1,5 @@
 #include "config.h"
 
-#include <assert.h>
 #include <string.h>
 
 #include "runtime/session.h"
@@ -74,6 +73,22 @@ const float *coterie_sum_values(const coterie_session_t *s, const void *row)
     return (const void *)((const unsigned char *)row +
                           sizeof(coterie_wire_record_t) +
                           coterie_wire_ranks_size(s->options.k));
+}
+
+uint32_t coterie_find_here(const coterie_session_t *s, uint64_t key)
+{
+    uint32_t from = 0, to = s->here_count;
+
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        const coterie_here_t *here = &s->here[middle];
+
+        if (coterie_row_key(here->sequence, here->position) < key)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from;
 }
 
 uint64_t coterie_lowest_key(const coterie_inbox_t *inbox,

@@ -484,19 +484,12 @@ static coterie_status_t end(coterie_session_t *s,
 /* Rows of prefill may come in any order; in decode they ascend. */
 static bool is_here(const coterie_session_t *s, int32_t sequence)
 {
-    uint32_t from = 0, to = s->here_count;
+    uint32_t at;
 
-    if (s->phase == COTERIE_PHASE_PREFILL)
+    if (sequence < 0 || s->phase == COTERIE_PHASE_PREFILL)
         return sequence >= 0 && coterie_home(s, sequence) == s->rank;
-    while (from < to) {
-        uint32_t middle = from + (to - from) / 2;
-
-        if (s->here[middle].sequence < sequence)
-            from = middle + 1;
-        else
-            to = middle;
-    }
-    return from < s->here_count && s->here[from].sequence == sequence;
+    at = coterie_find_here(s, coterie_row_key(sequence, 0));
+    return at < s->here_count && s->here[at].sequence == sequence;
 }
 
 static coterie_status_t close_step(coterie_session_t *s)

@@ -212,7 +212,9 @@ coterie_status_t coterie_work_add(coterie_session_t *s,
 /* Has the sums of all jobs since the last run computed, for s->layer. */
 coterie_status_t coterie_work_run(coterie_session_t *s);
 
-/* rows.c: rows as they travel. */
+/* rows.c: rows as they travel, and rows by their place. */
+/* The first of the rows here, ascending, that is not below a key. */
+uint32_t coterie_find_here(const coterie_session_t *s, uint64_t key);
 void coterie_dispatch_pack(const coterie_session_t *s,
                            const coterie_wire_record_t *record,
                            const coterie_rows_t *in, uint32_t i, void *to);

@@ -188,7 +188,8 @@ static coterie_status_t peer_open(peer_t *peer)
     options.engine = &engine;
     options.hidden = c->hidden;
     options.k = c->k;
-    options.max_rows = c->max_rows;
+    options.max_rows =
+        c->max_rows + (c->odd_rank != 0 && c->odd_rank == peer->rank);
     options.mode = c->mode;
     options.group = c->group;
     options.predicted_k = c->predicted > 0 ? c->k : 0;

@@ -19,7 +19,8 @@ typedef struct world_config {
     uint32_t hidden, max_rows, deadline_ms;
     uint32_t failing_rank, failing_layer; /* this rank's experts fail, */
     uint32_t lying_rank;                  /* this one routes otherwise, */
-    uint32_t silent_rank;                 /* this one stops; 0: none of them */
+    uint32_t silent_rank;                 /* this one stops, */
+    uint32_t odd_rank;   /* this one's max_rows differs; 0: none of them */
 } world_config_t;
 
 enum { WORLD_RANKS_MAX = 8 };

@@ -216,6 +216,33 @@ Test(session, more_rows_than_agreed_are_refused_by_number)
     cr_expect(strstr(result.error[0], "10") != NULL);
 }
 
+Test(session, ranks_that_disagree_about_options_are_told)
+{
+    world_config_t config = base(3, COTERIE_MODE_OWNER);
+    world_result_t result;
+
+    config.odd_rank = 1; /* has another max_rows */
+    world_run(&config, &result);
+    for (uint32_t r = 0; r < config.ranks; r++)
+        cr_expect(eq(int, result.status[r], COTERIE_ERR_MISMATCH));
+}
+
+Test(session, modes_that_a_group_cannot_serve_are_refused)
+{
+    world_config_t config = base(4, COTERIE_MODE_FORWARD);
+    world_result_t result;
+
+    config.nodes = 2;
+    config.group = COTERIE_GROUP_NODE;
+    world_run(&config, &result);
+    for (uint32_t r = 0; r < config.ranks; r++)
+        cr_expect(eq(int, result.status[r], COTERIE_ERR_INVALID));
+    config.mode = COTERIE_MODE_OWNER;
+    config.group = COTERIE_GROUP_ACROSS;
+    world_run(&config, &result);
+    cr_expect(eq(int, result.status[0], COTERIE_ERR_INVALID));
+}
+
 static world_config_t base(uint32_t ranks, coterie_mode_t mode)
 {
     return (world_config_t){.ranks = ranks,
