@@ -19,10 +19,10 @@ coterie_status_t coterie_exchange_nodes(coterie_session_t *s,
     coterie_status_t status;
 
     plan(s, in);
-    status = coterie_gather_sums(s, &s->node, in);
+    status = coterie_collect_sums(s, &s->node, in);
     if (status == COTERIE_OK)
         status = add_node_parts(s);
-    coterie_gather_close(s);
+    coterie_collect_close(s);
     if (status == COTERIE_OK)
         status = coterie_forward_sums(s, &s->across, in, out);
     return status;

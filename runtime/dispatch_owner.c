@@ -49,18 +49,18 @@ coterie_status_t coterie_exchange_owner(coterie_session_t *s,
     coterie_status_t status;
 
     plan(s, in);
-    status = coterie_gather_sums(s, &s->all, in);
+    status = coterie_collect_sums(s, &s->all, in);
     if (status == COTERIE_OK)
         status = coterie_rows_out(s, out);
     if (status == COTERIE_OK)
         status = add_up(s, out);
-    coterie_gather_close(s);
+    coterie_collect_close(s);
     return status;
 }
 
-coterie_status_t coterie_gather_sums(coterie_session_t *s,
-                                     const coterie_circle_t *circle,
-                                     const coterie_rows_t *in)
+coterie_status_t coterie_collect_sums(coterie_session_t *s,
+                                      const coterie_circle_t *circle,
+                                      const coterie_rows_t *in)
 {
     bool node = inside_node(s);
     coterie_traffic_t dispatch =
@@ -91,7 +91,7 @@ coterie_status_t coterie_gather_sums(coterie_session_t *s,
     return status;
 }
 
-void coterie_gather_close(coterie_session_t *s)
+void coterie_collect_close(coterie_session_t *s)
 {
     coterie_inbox_close(&s->inboxes[COTERIE_BOX_DISPATCH]);
     coterie_inbox_close(&s->inboxes[COTERIE_BOX_RETURN]);

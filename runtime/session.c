@@ -46,13 +46,8 @@ coterie_status_t coterie_session_create(
     if (s == NULL)
         return coterie_fail_memory(sizeof(*s), "a session");
     status = read_options(s, options);
-    if (s->transport == NULL || session_p == NULL) {
-        status = status != COTERIE_OK ? status
-                                      : coterie_fail(COTERIE_ERR_INVALID,
-                                                     "session: session_p is "
-                                                     "NULL");
+    if (s->transport == NULL)
         goto out;
-    }
     if (status == COTERIE_OK)
         status = find_places(s);
     if (status == COTERIE_OK)
@@ -185,6 +180,7 @@ static coterie_status_t read_options(coterie_session_t *s,
 
     if (status != COTERIE_OK)
         return status;
+    s->transport = own->transport; /* to tell the others, if it comes to that */
     if (own->transport == NULL || own->placement == NULL ||
         own->engine == NULL)
         return coterie_fail(COTERIE_ERR_INVALID,
@@ -192,7 +188,6 @@ static coterie_status_t read_options(coterie_session_t *s,
                             "required");
     if (own->deadline_ms == 0)
         own->deadline_ms = 60000;
-    s->transport = own->transport;
     s->rank = s->transport->rank;
     s->rank_count = s->transport->rank_count;
     status = coterie_options_read(own->engine, &s->engine, sizeof(s->engine),

@@ -263,11 +263,11 @@ coterie_status_t coterie_exchange_nodes(coterie_session_t *s,
 
 /* Inside a circle: sends each planned row to the ranks of its route, has its
  * experts computed and brings the sums to the row's next owner, as parts of
- * s->held, until coterie_gather_close. */
-coterie_status_t coterie_gather_sums(coterie_session_t *s,
-                                     const coterie_circle_t *circle,
-                                     const coterie_rows_t *in);
-void coterie_gather_close(coterie_session_t *s);
+ * s->held, until coterie_collect_close. */
+coterie_status_t coterie_collect_sums(coterie_session_t *s,
+                                      const coterie_circle_t *circle,
+                                      const coterie_rows_t *in);
+void coterie_collect_close(coterie_session_t *s);
 
 /* Among units: sends the parts of planned rows to the units that hold them
  * next, and adds up what comes here, in `out`. */
