@@ -15,6 +15,7 @@ static void heads_project(attention_t *a, uint32_t layer,
                           const coterie_rows_t *rows, const float *normed);
 static void heads_norm(const weights_t *weights, uint32_t count,
                        uint32_t width, const float *norm, float *x);
+/* OLMoE's clip_qkv; 0 is none. */
 static void heads_clip(float limit, uint64_t count, float *x);
 static void heads_mix(attention_t *a, uint32_t row, int32_t position,
                       const float *kv);
@@ -49,6 +50,7 @@ coterie_status_t attention_run(attention_t *attention, uint32_t layer,
         latent_project(attention, layer, rows, normed);
     else
         heads_project(attention, layer, rows, normed);
+    /* All of them first: in prefill, later rows read earlier ones. */
     for (uint32_t i = 0; i < rows->count && status == COTERIE_OK; i++)
         status = cache_put(cache, layer, rows->sequence[i], rows->position[i],
                            attention->kv + (size_t)i * cache->width);
@@ -139,6 +141,7 @@ static void heads_norm(const weights_t *weights, uint32_t count,
                          x);
 }
 
+/* OLMoE's clip_qkv; 0 is none. */
 static void heads_clip(float limit, uint64_t count, float *x)
 {
     if (limit == 0)
@@ -147,6 +150,8 @@ static void heads_clip(float limit, uint64_t count, float *x)
         x[i] = fminf(fmaxf(x[i], -limit), limit);
 }
 
+/* One row over all positions up to its own, head by head. Neighbouring heads
+ * share their keys and values. */
 static void heads_mix(attention_t *a, uint32_t row, int32_t position,
                       const float *kv)
 {

@@ -17,7 +17,7 @@ void ffn_add(const ffn_weights_t *ffn, uint32_t hidden, const float *row_gate,
                    NULL, gate);
     coterie_linear(count, hidden, ffn->width, x, ffn->up, COTERIE_DTYPE_F32,
                    NULL, up);
-    for (size_t i = 0; i < inner; i++)
+    for (size_t i = 0; i < inner; i++) /* silu(gate) * up */
         gate[i] *= sigmoid(gate[i]) * up[i];
     coterie_linear(count, ffn->width, hidden, gate, ffn->down,
                    COTERIE_DTYPE_F32, NULL, out);

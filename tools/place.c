@@ -147,6 +147,8 @@ static coterie_status_t place_search(const place_options_t *o,
     return status;
 }
 
+/* The search asks now and then, and ends with the best it has: what was found
+ * is worth keeping. */
 static void interrupt(int signal_number)
 {
     (void)signal_number;

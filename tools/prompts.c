@@ -81,6 +81,7 @@ static coterie_status_t argument_read(reader_t *r, const char *option,
     return status;
 }
 
+/* Also from pipes, whose size nobody knows before. */
 static coterie_status_t file_read(const char *path, char **text_p,
                                   size_t *size_p)
 {
@@ -191,6 +192,8 @@ static coterie_status_t sequence_end(reader_t *r, uint64_t began)
     return COTERIE_OK;
 }
 
+/* Each sequence gets the room that its tokens will take, so that a position
+ * has one index on every rank from the start. */
 static coterie_status_t prompts_lay_out(const reader_t *r, prompts_t *prompts)
 {
     uint64_t total = r->used + (uint64_t)r->count * r->room, from = 0;

@@ -108,6 +108,7 @@ static size_t utf8_length(const unsigned char *bytes, size_t size)
     return n;
 }
 
+/* Fix-ups are left out: only the rows concerned wait for them. */
 double counts_steps_per_layer(const coterie_counts_t *counts, uint32_t layers)
 {
     double occasions = (double)counts->steps * layers;
@@ -138,8 +139,9 @@ json_t *counts_json(const coterie_counts_t *counts, uint32_t layers)
         "kv_bytes_per_token_layer",
         counts_per_token(counts, counts->kv_bytes, layers));
 
-#define X(field) \
-    json_object_set_new(object, #field, json_integer((json_int_t)counts->field));
+#define X(field)                        \
+    json_object_set_new(object, #field, \
+                        json_integer((json_int_t)counts->field));
     COUNTS_MAP(X)
 #undef X
     return object;

@@ -81,8 +81,8 @@ const command_t command_run = {
     .operands_most = 1,
     .summary = "generates text with a model over several ranks",
     .details =
-        "Every prompt is a sequence; its text goes to standard output, figures\n"
-        "to standard error, or both as JSON ('doc/json.md' names the fields).\n"
+        "Every prompt is a sequence; its text goes to standard output,\n"
+        "figures to standard error, or both as JSON (doc/json.md).\n"
         "A vocabulary of 256 is taken for bytes; other models take and give\n"
         "token ids. The text is the same for any ranks, dispatch, transport\n"
         "and placement.\n\n"
@@ -115,7 +115,7 @@ static int run_run(const invocation_t *in)
         goto out;
     status = transport != NULL ? rank_run(&job, transport, &results)
                                : ranks_run_threads(&job, &results);
-    if (status == COTERIE_OK && results.tokens != NULL)
+    if (status == COTERIE_OK && results.tokens != NULL) /* rank 0 is here */
         status = outputs_write(&job, &results);
     if (status != COTERIE_OK)
         code = EXIT_FAILED;
@@ -144,6 +144,7 @@ static int together(const invocation_t *in, coterie_transport_t *transport,
     return status == COTERIE_OK ? EXIT_DONE : EXIT_FAILED;
 }
 
+/* Files first: whoever reads the text may rely on them. */
 static coterie_status_t outputs_write(const job_t *job,
                                       const results_t *results)
 {

@@ -19,11 +19,13 @@ static const char *const prediction_names[] = {"auto", "group", "trace",
                                                "perfect", NULL};
 
 static int sim_run(const invocation_t *in);
+/* Sizes given by hand win over the model's. */
 static coterie_status_t sizes_read(const sim_options_t *o,
                                    coterie_simulate_options_t *options);
 static coterie_status_t placement_open(const sim_options_t *o,
                                        const coterie_trace_t *trace,
                                        coterie_placement_t **placement_p);
+/* What was recorded is what a run with the router's predictions would do. */
 static void prediction_choose(const sim_options_t *o,
                               const coterie_trace_t *trace,
                               coterie_simulate_options_t *options);
@@ -107,6 +109,7 @@ out:
     return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
 }
 
+/* Sizes given by hand win over the model's. */
 static coterie_status_t sizes_read(const sim_options_t *o,
                                    coterie_simulate_options_t *options)
 {
@@ -147,6 +150,7 @@ static coterie_status_t placement_open(const sim_options_t *o,
     return coterie_placement_create(&in_order, placement_p);
 }
 
+/* What was recorded is what a run with the router's predictions would do. */
 static void prediction_choose(const sim_options_t *o,
                               const coterie_trace_t *trace,
                               coterie_simulate_options_t *options)

@@ -28,20 +28,20 @@ const command_t command_trace = {
     .operands_most = 1,
     .summary = "checks a routing trace and describes it",
     .details =
-        "Reads Coterie's .npz, other .npz with 'experts', .npy of [tokens,\n"
-        "layers] or [tokens, layers, k], and CSV with layer,expert.\n\n"
+        "Reads .npz of Coterie and others with 'experts', .npy of\n"
+        "[tokens, layers] or [tokens, layers, k], and CSV of layer,expert.\n\n"
         "What the figures mean:\n"
         "  load skew    the busiest expert's load over the mean of its layer;\n"
         "               1 is even. Mean and worst over the layers.\n"
         "  unused       experts, of all layers, that no token chose.\n"
         "  affinity     of the choices that follow an expert's in the next\n"
         "               layer, the share that falls on its k most frequent\n"
-        "               successors. 'independent' is what the same loads give\n"
-        "               when layers know nothing of each other, 'uniform' what\n"
-        "               choosing at random gives. Placement lives on what is\n"
-        "               above 'independent'.\n"
-        "  fan-out      distinct ranks that one token's experts of a layer are\n"
-        "               on, experts in order on 2, 4 and 8 ranks.\n",
+        "               successors. 'independent' is what the same loads\n"
+        "               give if layers know nothing of each other, 'uniform'\n"
+        "               what choosing at random gives. Placement lives on\n"
+        "               what is above 'independent'.\n"
+        "  fan-out      distinct ranks that one token's experts of a layer\n"
+        "               are on, experts in order on 2, 4 and 8 ranks.\n",
     .options = trace_specs,
     .options_size = sizeof(trace_options_t),
     .run = trace_run};

@@ -59,6 +59,7 @@ coterie_status_t weights_create(const coterie_model_t *model,
     return COTERIE_OK;
 }
 
+/* Layers are few beside the work done in one. */
 const layer_weights_t *weights_moe_layer(const weights_t *weights,
                                          uint32_t moe_layer)
 {
@@ -127,6 +128,7 @@ static void load(loader_t *l, float **out_p, const char *name, uint64_t rows,
         *out_p = out;
 }
 
+/* Remembered in one list, so that freeing needs to know no architecture. */
 static float *block_add(loader_t *l, uint64_t count)
 {
     weights_t *w = l->weights;
@@ -196,6 +198,7 @@ static void attention_load(loader_t *l, attention_weights_t *a)
     }
 }
 
+/* DeepSeek-V2: queries, too, may come by way of a narrow vector. */
 static void latent_load(loader_t *l, attention_weights_t *a)
 {
     const coterie_model_config_t *c = &l->weights->config;
