@@ -39,7 +39,6 @@ typedef struct coterie_job {
     coterie_set_t next; /* forward: who gets it */
 } coterie_job_t;
 
-#define COTERIE_NO_JOB 0xffffffffu
 #define COTERIE_NO_KEY UINT64_MAX
 
 /* In a record's flags: the hidden state is raw, for the next owner. In a sum
@@ -80,7 +79,6 @@ typedef struct coterie_plan {
     uint16_t late;         /* bit i: unit i does not hold the row yet */
     uint16_t carrier;      /* the unit that adds the residual */
     coterie_set_t next;
-    uint32_t job;      /* or COTERIE_NO_JOB */
     const float *part; /* what this unit adds, NULL if nothing */
 } coterie_plan_t;
 
