@@ -94,8 +94,9 @@ COTERIE_API void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
                                     const float *x, float *sums,
                                     void *scratch);
 
-/** Name of the instruction set in use, such as "avx512-bf16". Chosen once, by
- * what the processor has and COTERIE_ISA (portable, avx2, avx512). */
+/** Name of the instruction set in use: "portable", "avx2" or "avx512". Chosen
+ * once, by what the processor has and COTERIE_ISA (one of these names). The two
+ * latter give the same bits; portable, which does not fuse, gives others. */
 COTERIE_API const char *coterie_kernels_isa(void);
 
 #ifdef __cplusplus

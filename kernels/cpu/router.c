@@ -25,8 +25,10 @@ static void row_score(row_t *row, const float *logits);
 static void score_softmax(uint32_t count, const float *logits, float *score);
 static void score_sigmoid(uint32_t count, const float *logits, float *score);
 static void row_choose(row_t *row, int32_t *ids);
-static void groups_score(row_t *row);
+static void groups_score(row_t *row, uint32_t size);
 static int group_may_be_chosen(const row_t *row, uint32_t group);
+static uint32_t insert(const row_t *row, uint32_t expert, int32_t *ids,
+                       uint32_t chosen);
 static void row_weigh(const row_t *row, const int32_t *ids, float *weights);
 
 coterie_status_t coterie_router_topk(const coterie_router_options_t *options,
@@ -162,8 +164,6 @@ static void score_sigmoid(uint32_t count, const float *logits, float *score)
         score[e] = 1.0f / (1.0f + expf(-logits[e]));
 }
 
-/* Ascending ids enter in front of strictly lower scores only, so that a tie
- * keeps the lower id first. */
 static void row_choose(row_t *row, int32_t *ids)
 {
     const coterie_router_options_t *options = row->options;
@@ -171,32 +171,21 @@ static void row_choose(row_t *row, int32_t *ids)
     const uint32_t size = options->expert_count / groups;
     uint32_t chosen = 0;
 
-    groups_score(row);
-    for (uint32_t e = 0; e < options->expert_count; e++) {
-        uint32_t place = chosen;
-        if (!group_may_be_chosen(row, e / size))
-            continue;
-        while (place > 0 && row->choice[e] > row->choice[ids[place - 1]])
-            place--;
-        if (place == options->k)
-            continue;
-        if (chosen < options->k)
-            chosen++;
-        for (uint32_t i = chosen - 1; i > place; i--)
-            ids[i] = ids[i - 1];
-        ids[place] = (int32_t)e;
-    }
+    if (groups > 1)
+        groups_score(row, size);
+    for (uint32_t g = 0; g < groups; g++)
+        if (groups == 1 || group_may_be_chosen(row, g))
+            for (uint32_t e = g * size; e < (g + 1) * size; e++)
+                chosen = insert(row, e, ids, chosen);
 }
 
 /* DeepSeek-V2 (softmax) takes a group's best score, DeepSeek-V3 (sigmoid) the
  * sum of its best two. */
-static void groups_score(row_t *row)
+static void groups_score(row_t *row, uint32_t size)
 {
     const coterie_router_options_t *options = row->options;
-    const uint32_t groups = options->group_count;
-    const uint32_t size = groups > 1 ? options->expert_count / groups : 0;
 
-    for (uint32_t g = 0; g < groups && groups > 1; g++) {
+    for (uint32_t g = 0; g < options->group_count; g++) {
         const float *choice = row->choice + (size_t)g * size;
         float first = -INFINITY, second = -INFINITY;
         for (uint32_t e = 0; e < size; e++) {
@@ -216,12 +205,31 @@ static int group_may_be_chosen(const row_t *row, uint32_t group)
     const float mine = row->group[group];
     uint32_t before = 0;
 
-    if (row->options->group_count <= 1)
-        return 1;
     for (uint32_t g = 0; g < row->options->group_count; g++)
         if (row->group[g] > mine || (row->group[g] == mine && g < group))
             before++;
     return before < row->options->group_topk;
+}
+
+/* Puts expert among the best k so far, of which there are `chosen`; returns how
+ * many there are then. Experts come in ascending order and pass only strictly
+ * lower ones, so that a tie keeps the lower id first. */
+static uint32_t insert(const row_t *row, uint32_t expert, int32_t *ids,
+                       uint32_t chosen)
+{
+    const uint32_t k = row->options->k;
+    uint32_t place = chosen;
+
+    while (place > 0 && row->choice[expert] > row->choice[ids[place - 1]])
+        place--;
+    if (place == k)
+        return chosen;
+    if (chosen < k)
+        chosen++;
+    for (uint32_t i = chosen - 1; i > place; i--)
+        ids[i] = ids[i - 1];
+    ids[place] = (int32_t)expert;
+    return chosen;
 }
 
 /* The bias has no part in the weights. The smallest addend, DeepSeek-V3's own,
