@@ -13,15 +13,18 @@ if HAVE_GLPK
 coterieinclude_HEADERS += include/coterie/place.h
 pkgconfig_DATA += coterie-place.pc
 lib_LTLIBRARIES += libcoterie-place.la
+coterie_place_library = libcoterie-place.la
 endif
 libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/place.c placement/replicas.c \
 	placement/replicas.h placement/solve/anneal.c \
 	placement/solve/assignment.c placement/solve/balance.c \
+	placement/solve/branch.c \
 	placement/solve/chain.c placement/solve/chain.h \
-	placement/solve/columns.c placement/solve/master.c \
+	placement/solve/columns.c placement/solve/columns.h \
+	placement/solve/master.c \
 	placement/solve/master.h placement/solve/matching.c \
-	placement/solve/matching.h placement/solve/nodes.c \
+	placement/solve/matching.h placement/solve/nodes.c placement/solve/pricing.c \
 	placement/solve/problem.c \
 	placement/solve/problem.h placement/solve/search.c \
 	placement/solve/search.h placement/solve/solve.c \

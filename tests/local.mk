@@ -38,8 +38,11 @@ tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
 tests_run_LDFLAGS = $(AM_LDFLAGS) -static
-tests_run_LDADD = libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS) \
+tests_run_LDADD = $(coterie_place_library) libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS) \
 	$(LIBZIP_LIBS)
+if HAVE_GLPK
+tests_run_SOURCES += tests/test_place.c
+endif
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
 	COTERIE_COMMAND='$(abs_builddir)/coterie'; \

@@ -34,8 +34,8 @@ typedef struct schedule {
 } schedule_t;
 
 enum {
-    MOVES_EACH = 40000, /* proposals per expert and layer, at most, */
-    MOVES_A_SECOND = 2000000, /* of the time limit, at most */
+    MOVES_EACH = 1500, /* proposals per pair of experts of a layer, */
+    MOVES_A_SECOND = 2000000, /* but only so many for the time limit */
     ROUNDS = 4, /* each from the best so far, the later ones cooler */
     ASK_EVERY = 1024 /* proposals between looks at the clock */
 };
@@ -96,6 +96,7 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
     heat = HEAT * average_loss(&a, search);
     toll = TOLL * heat / HEAT / average_load(problem);
     schedule.moves = fmin((double)problem->layer_count *
+                              problem->expert_count *
                               problem->expert_count * MOVES_EACH,
                           limit * MOVES_A_SECOND) / ROUNDS + 1;
     schedule.seconds = TIME_SHARE * coterie_search_left(search) / ROUNDS;

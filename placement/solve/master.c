@@ -11,13 +11,16 @@
 
 enum { ITERATIONS = 200, COLUMNS_FIRST = 256 };
 
+static const double CHOICE_SHARE = 0.1; /* of the time left */
+
 typedef struct call {
     coterie_master_t *master;
     coterie_search_t *search;
     const coterie_solution_t *solution;
     const uint32_t *masks; /* of a column to add */
-    uint32_t class;
-    double value; /* of that column; or what a choice must beat */
+    uint32_t class, column;
+    double value; /* of a column */
+    double until; /* when a choice must be made */
     int result;
     jmp_buf failed;
 } call_t;
@@ -26,10 +29,11 @@ static int call_glpk(call_t *call, void (*work)(call_t *call));
 static void glpk_failed(void *arg);
 static void work_open(call_t *call);
 static void work_add(call_t *call);
+static void work_revalue(call_t *call);
 static void work_solve(call_t *call);
 static void work_choose(call_t *call);
 static void watch_choice(glp_tree *tree, void *arg);
-static void read_duals(coterie_master_t *master);
+static void read_solution(coterie_master_t *master);
 static coterie_status_t room_grow(coterie_master_t *master);
 
 coterie_status_t coterie_master_open(coterie_master_t *master,
@@ -62,10 +66,10 @@ coterie_status_t coterie_master_open(coterie_master_t *master,
 
 coterie_status_t coterie_master_add(coterie_master_t *master,
                                     const uint32_t *masks, uint32_t class,
-                                    double kept)
+                                    double value)
 {
     call_t call = {.master = master, .masks = masks, .class = class,
-                   .value = kept};
+                   .value = value};
     coterie_column_t *column;
     coterie_status_t status;
 
@@ -75,7 +79,7 @@ coterie_status_t coterie_master_add(coterie_master_t *master,
             return status;
     }
     column = &master->columns[master->column_count];
-    column->kept = kept;
+    column->share = 0;
     column->class = class;
     column->at = master->column_count * master->layer_count;
     memcpy(master->masks + column->at, masks,
@@ -96,19 +100,17 @@ int coterie_master_solve(coterie_master_t *master, coterie_search_t *search,
 }
 
 int coterie_master_choose(coterie_master_t *master, coterie_search_t *search,
-                          const coterie_solution_t *solution, double floor,
-                          uint32_t *chosen, int *optimal_p)
+                          const coterie_solution_t *solution, uint32_t *chosen)
 {
     call_t call = {.master = master, .search = search, .solution = solution,
-                   .value = floor, .result = 1};
+                   .result = 1};
     uint32_t count = 0;
 
-    *optimal_p = 0;
+    call.until = coterie_search_now() +
+                 CHOICE_SHARE * coterie_search_left(search);
     call_glpk(&call, work_choose);
-    if (master->failed || call.result != 0)
+    if (call.result != 0)
         return 1;
-    *optimal_p = glp_mip_status(master->lp) == GLP_OPT ||
-                 glp_mip_status(master->lp) == GLP_NOFEAS;
     if (glp_mip_status(master->lp) != GLP_OPT &&
         glp_mip_status(master->lp) != GLP_FEAS)
         return 1;
@@ -118,9 +120,17 @@ int coterie_master_choose(coterie_master_t *master, coterie_search_t *search,
     return 0;
 }
 
+void coterie_master_revalue(coterie_master_t *master, uint32_t column,
+                            double value)
+{
+    call_t call = {.master = master, .column = column, .value = value};
+
+    call_glpk(&call, work_revalue);
+}
+
 void coterie_master_close(coterie_master_t *master)
 {
-    if (master->lp != NULL && !master->failed)
+    if (master->lp != NULL)
         glp_delete_prob(master->lp);
     free(master->dual);
     free(master->rows);
@@ -188,6 +198,12 @@ static void work_add(call_t *call)
     glp_set_mat_col(m->lp, column, count, m->rows, m->ones);
 }
 
+static void work_revalue(call_t *call)
+{
+    glp_set_obj_coef(call->master->lp, call->column + 1,
+                     call->value * call->master->scale);
+}
+
 static void work_solve(call_t *call)
 {
     glp_smcp options;
@@ -201,9 +217,11 @@ static void work_solve(call_t *call)
             return;
         code = glp_simplex(call->master->lp, &options);
     }
-    if (code != 0 || glp_get_status(call->master->lp) != GLP_OPT)
+    if (code != 0 || glp_get_status(call->master->lp) != GLP_OPT) {
+        call->master->failed = 1; /* numerical trouble: it would return */
         return;
-    read_duals(call->master);
+    }
+    read_solution(call->master);
     call->result = 0;
 }
 
@@ -224,17 +242,20 @@ static void watch_choice(glp_tree *tree, void *arg)
     call_t *call = arg;
 
     (void)tree;
-    if (coterie_search_over(call->search, call->solution))
+    if (coterie_search_over(call->search, call->solution) ||
+        coterie_search_now() >= call->until)
         glp_ios_terminate(tree);
 }
 
-static void read_duals(coterie_master_t *master)
+static void read_solution(coterie_master_t *master)
 {
     uint32_t rows = master->layer_count * master->expert_count +
                     master->class_count;
 
     for (uint32_t i = 0; i < rows; i++)
         master->dual[i] = glp_get_row_dual(master->lp, i + 1) / master->scale;
+    for (uint32_t c = 0; c < master->column_count; c++)
+        master->columns[c].share = glp_get_col_prim(master->lp, c + 1);
 }
 
 static coterie_status_t room_grow(coterie_master_t *master)

@@ -10,7 +10,7 @@
 typedef struct glp_prob glp_prob;
 
 typedef struct coterie_column {
-    double kept;    /* weight inside */
+    double share;   /* that the last relaxation took of it */
     uint32_t class; /* of ranks of one capacity */
     uint32_t at;    /* of masks [layer_count], in the master's array */
 } coterie_column_t;
@@ -36,19 +36,23 @@ coterie_status_t coterie_master_open(coterie_master_t *master,
 
 coterie_status_t coterie_master_add(coterie_master_t *master,
                                     const uint32_t *masks, uint32_t class,
-                                    double kept);
+                                    double value);
 
-/* Solves the linear relaxation over the columns so far; fills dual.
+/* Gives a column another value. */
+void coterie_master_revalue(coterie_master_t *master, uint32_t column,
+                            double value);
+
+/* Solves the linear relaxation over the columns so far; fills dual
+ * and shares.
  * @return 0, or not: it failed, or the search is over */
 int coterie_master_solve(coterie_master_t *master, coterie_search_t *search,
                          const coterie_solution_t *solution);
 
-/* Chooses whole columns; chosen[class_size summed] on success.
- * @param optimal_p  1: no choice of these columns keeps more
- * @return 0, or not: no choice was found that keeps more than `floor` */
+/* Chooses whole columns, the best that a share of the time left finds.
+ * @return 0 and chosen [all ranks], or not: there is none */
 int coterie_master_choose(coterie_master_t *master, coterie_search_t *search,
-                          const coterie_solution_t *solution, double floor,
-                          uint32_t *chosen, int *optimal_p);
+                          const coterie_solution_t *solution,
+                          uint32_t *chosen);
 
 /* Accepts a zeroed master. */
 void coterie_master_close(coterie_master_t *master);
