@@ -122,7 +122,7 @@ ParameterizedTest(variant_t *v, linear, gives_a_row_the_same_bits_in_any_batch)
     use_isa(v->isa);
     for (int round = 0; round < 12; round++) {
         const uint32_t n = 1 + below(&seed, 110), out = 1 + below(&seed, 70);
-        const uint32_t in = round < 2 ? 4500 - 3500 * round
+        const uint32_t in = round < 2 ? 4500 - 3500 * (uint32_t)round
                                       : below(&seed, 300);
         float *x = random_floats(&seed, (size_t)n * in);
         float *all = malloc(n * out * sizeof(float));
