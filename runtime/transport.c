@@ -56,14 +56,17 @@ coterie_status_t coterie_transport_post(coterie_transport_t *t,
     coterie_traffic_counts_t *counts = &t->counts[traffic];
 
     counts->rounds++;
+    /* Parcels may share their data: headers are complete before a peer can
+     * read the first. */
     for (uint32_t i = 0; i < count; i++) {
-        const coterie_parcel_t *parcel = &parcels[i];
-        coterie_status_t status;
+        parcel_send_time(t, parcels[i].data, parcels[i].size);
+        parcel_count(counts, parcels[i].data, parcels[i].size);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        coterie_status_t status =
+            t->ops->send(t, parcels[i].peer, traffic, parcels[i].data,
+                         parcels[i].size);
 
-        parcel_send_time(t, parcel->data, parcel->size);
-        parcel_count(counts, parcel->data, parcel->size);
-        status = t->ops->send(t, parcel->peer, traffic, parcel->data,
-                              parcel->size);
         if (status != COTERIE_OK)
             return status;
     }
