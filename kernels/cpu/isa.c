@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "kernels/cpu/cpu.h"
 
 typedef struct choice {
@@ -13,6 +17,9 @@ typedef struct choice {
 } choice_t;
 
 static void choose(void);
+#if defined(__x86_64__)
+static int has_f16c(void);
+#endif
 static const coterie_cpu_ops_t *forced(const char *name,
                                        const choice_t *choices, size_t count);
 
@@ -38,7 +45,7 @@ static void choose(void)
 #if defined(__x86_64__)
     const int avx2 = __builtin_cpu_supports("avx2") &&
                      __builtin_cpu_supports("fma") &&
-                     __builtin_cpu_supports("f16c");
+                     has_f16c();
     const int avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                        __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512vl") &&
@@ -59,6 +66,15 @@ static void choose(void)
     if (name != NULL && name[0] != '\0')
         chosen = forced(name, choices, count);
 }
+
+#if defined(__x86_64__)
+/* Not every compiler's __builtin_cpu_supports knows this one. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
 
 static const coterie_cpu_ops_t *forced(const char *name,
                                        const choice_t *choices, size_t count)
