@@ -18,6 +18,14 @@ enum {
     COTERIE_OUTPUT_BLOCK = 64    /* outputs that share a tile of rows there */
 };
 
+/* In front of a loop of constant length that is to vanish: arrays indexed in it
+ * become registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
 /* A few rows times a few weight rows, over one block of the inner dimension. */
 typedef struct coterie_tile {
     const float *const *x; /* the rows, from the block's first element on */

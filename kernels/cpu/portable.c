@@ -16,7 +16,7 @@
 #define TILES(dtype) TILE(dtype, 1, 1) TILE(dtype, 2, 1)
 #define TILE_KINDS(dtype) {KIND(dtype, 1, 1), KIND(dtype, 2, 1)}
 #define TILE_KINDS_STREAM TILE_KINDS
-#define EACH_PART _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
+#define EACH_PART UNROLL for (int i = 0; i < 4; i++)
 
 typedef float four_t __attribute__((vector_size(16)));
 typedef uint32_t bits_t __attribute__((vector_size(16)));

@@ -5,7 +5,6 @@
  * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). */
 
 #define INLINE TARGET static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
                       coterie_dtype_t dtype);
