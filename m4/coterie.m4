@@ -70,4 +70,5 @@ AC_DEFUN([COTERIE_SANITIZERS], [
   AS_IF([test "x$enable_sanitizers" != xno],
     [AC_DEFINE([COTERIE_SANITIZED], [1], [built with a sanitizer])])
   AC_SUBST([SANITIZER_FLAGS])
+  AC_SUBST([enable_sanitizers])
   AS_VAR_APPEND([coterie_summary], ["; sanitizers: $enable_sanitizers"])])

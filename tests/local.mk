@@ -46,11 +46,13 @@ endif
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
 	COTERIE_COMMAND='$(abs_builddir)/coterie'; \
-	export COTERIE_TEST_DATA COTERIE_EXAMPLES COTERIE_COMMAND;
+	COTERIE_SANITIZERS='$(enable_sanitizers)'; \
+	export COTERIE_TEST_DATA COTERIE_EXAMPLES COTERIE_COMMAND \
+	COTERIE_SANITIZERS;
 
 EXTRA_DIST += tests/data
-dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh
-TESTS += tests/ranks.sh
+dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh
+TESTS += tests/ranks.sh tests/saving.sh
 installcheck-local:
 	CC='$(CC)' CXX='$(CXX)' $(srcdir)/tests/headers.sh \
 	  '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfigdir)'
