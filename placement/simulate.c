@@ -251,6 +251,10 @@ static void step_run(coterie_simulation_t *sim,
         else
             coterie_simulate_forward(sim, layer, tokens, count);
     }
+    /* After forward's last layer, all of the group has the row. */
+    if (mode != COTERIE_MODE_FORWARD)
+        coterie_simulation_kv(sim, sim->trace.layer_count,
+                              count * (sim->group_size - 1));
     for (size_t i = 0; !decode && i < count; i++)
         sim->owner[tokens[i].sequence] =
             (uint16_t)coterie_simulation_home(sim, tokens[i].sequence);

@@ -70,6 +70,18 @@ typedef struct coterie_simulation {
     coterie_tally_t *tally; /* of the present step's phase */
 } coterie_simulation_t;
 
+/* Ranks lack so many tokens' K/V that comes with an MoE layer (or, for layer
+ * layer_count, after the last). */
+static inline void coterie_simulation_kv(coterie_simulation_t *sim,
+                                         uint32_t layer, uint64_t lacking)
+{
+    const uint32_t *layers = sim->options.kv_layers;
+    uint32_t default_layers = layer < sim->trace.layer_count;
+
+    sim->tally->kv_rows +=
+        lacking * (layers != NULL ? layers[layer] : default_layers);
+}
+
 static inline uint32_t coterie_simulation_home(const coterie_simulation_t *sim,
                                                uint64_t sequence)
 {

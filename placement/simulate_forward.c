@@ -68,7 +68,7 @@ static void token_forward(coterie_simulation_t *sim, uint32_t layer,
         }
     }
     if (!here->whole)
-        sim->tally->kv_rows += sim->group_size - here->count;
+        coterie_simulation_kv(sim, layer, sim->group_size - here->count);
     *here = next;
 }
 

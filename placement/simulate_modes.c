@@ -78,7 +78,7 @@ void coterie_simulate_two_phase(coterie_simulation_t *sim, uint32_t layer,
                                         home);
             }
     }
-    sim->tally->kv_rows += count * (sim->group_size - 1);
+    coterie_simulation_kv(sim, layer, count * (sim->group_size - 1));
 }
 
 void coterie_simulate_owner(coterie_simulation_t *sim, uint32_t layer,
@@ -105,7 +105,7 @@ void coterie_simulate_owner(coterie_simulation_t *sim, uint32_t layer,
         }
         *owner = (uint16_t)next;
     }
-    sim->tally->kv_rows += count * (sim->group_size - 1);
+    coterie_simulation_kv(sim, layer, count * (sim->group_size - 1));
 }
 
 static uint64_t *lanes_used(coterie_simulation_t *sim, uint32_t from,

@@ -78,6 +78,11 @@ coterie_status_t coterie_forward_sums(coterie_session_t *s,
     coterie_inbox_t *inbox = &s->inboxes[COTERIE_BOX_SUMS];
     coterie_status_t status = send_sums(s, circle, in);
 
+    /* Nothing is sampled here that others do not sample too: the step's K/V
+     * need not wait for the end of the step. */
+    if (status == COTERIE_OK && s->layer + 1 == s->layer_count &&
+        !s->options.kv_after_last)
+        status = coterie_gather_post(s);
     s->held_count = 0;
     if (circle->count > 1)
         s->counts[s->phase].alltoalls++;

@@ -1,5 +1,6 @@
-/* K/V and sampled tokens: posted when a step ends, received when the next one
- * begins, by the ranks that share attention's cache. */
+/* K/V and sampled tokens: posted when a step ends (forward: with its last
+ * exchange), received when the next one begins, by the ranks that share
+ * attention's cache. */
 #include "config.h"
 
 #include <stdlib.h>
@@ -68,6 +69,12 @@ coterie_status_t coterie_kv_put(coterie_session_t *session, uint32_t layer,
             s, coterie_fail(COTERIE_ERR_INVALID,
                             "rank %u: K/V is put within a step, and needs a "
                             "kv_row_size",
+                            s->rank));
+    if (s->gather.pending)
+        return coterie_session_fail(
+            s, coterie_fail(COTERIE_ERR_INVALID,
+                            "rank %u: K/V after the last MoE layer needs "
+                            "options.kv_after_last",
                             s->rank));
     for (uint32_t i = 0; i < count && status == COTERIE_OK; i++) {
         coterie_wire_kv_t record = {sequence[i], position[i], layer, 0};

@@ -489,8 +489,10 @@ static bool is_here(const coterie_session_t *s, int32_t sequence)
 
 static coterie_status_t close_step(coterie_session_t *s)
 {
-    coterie_status_t status = coterie_gather_post(s);
+    coterie_status_t status = COTERIE_OK;
 
+    if (!s->gather.pending)
+        status = coterie_gather_post(s);
     if (status != COTERIE_OK)
         return status;
     coterie_auto_step_ends(s);

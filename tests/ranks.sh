@@ -1,7 +1,7 @@
 #!/bin/sh
 # The same greedy text, on the shipped model, from every number of ranks, every
 # mode and both transports; and `coterie sim` foretells the counters.
-# Environment: COTERIE_COMMAND, COTERIE_EXAMPLES (see tests/local.mk).
+# Environment: COTERIE_COMMAND, COTERIE_EXAMPLES, COTERIE_TEST_DATA (see tests/local.mk).
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -46,7 +46,6 @@ same across
 # foretold OPTIONS...: a run's counters, whole objects, are what sim counts.
 foretold() {
     generate counted --ranks 4 "$@" --trace "$work/trace.npz" --force
-    same counted
     "$COTERIE_COMMAND" sim "$work/trace.npz" --ranks 4 --model "$model" \
         --json "$@" >"$work/sim.json"
     for file in counted sim; do
@@ -63,6 +62,13 @@ foretold --dispatch owner
 foretold --dispatch forward
 foretold --dispatch owner --nodes 2 --group node
 foretold --dispatch forward --nodes 2 --group across
+model=$COTERIE_TEST_DATA/models/qwen2-moe-step # with dense layers between
+foretold --dispatch owner
+foretold --dispatch forward
+model=$COTERIE_TEST_DATA/models/deepseek-v2 # with dense ones at the beginning
+foretold --dispatch owner
+foretold --dispatch forward
+model=$COTERIE_EXAMPLES/tiny-moe
 
 # TSan does not know Open MPI's own locks, and LSan not its own leaks.
 if [ "${COTERIE_SANITIZERS:-no}" != thread ] &&

@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "tools/command.h"
 #include "tools/modes.h"
@@ -21,7 +22,12 @@ static const char *const prediction_names[] = {"auto", "group", "trace",
 static int sim_run(const invocation_t *in);
 /* Sizes given by hand win over the model's. */
 static coterie_status_t sizes_read(const sim_options_t *o,
-                                   coterie_simulate_options_t *options);
+                                   const coterie_trace_t *trace,
+                                   coterie_simulate_options_t *options,
+                                   uint32_t **kv_layers_p);
+static coterie_status_t kv_layers_read(const coterie_model_t *model,
+                                       const coterie_model_config_t *config,
+                                       uint32_t **kv_layers_p);
 static coterie_status_t placement_open(const sim_options_t *o,
                                        const coterie_trace_t *trace,
                                        coterie_placement_t **placement_p);
@@ -85,6 +91,7 @@ static int sim_run(const invocation_t *in)
     coterie_simulate_options_t options = COTERIE_SIMULATE_OPTIONS_INIT;
     coterie_placement_t *placement = NULL;
     coterie_trace_t *trace = NULL;
+    uint32_t *kv_layers = NULL;
     coterie_counts_t counts[2];
     coterie_status_t status;
 
@@ -92,9 +99,9 @@ static int sim_run(const invocation_t *in)
         return command_refuse(in, "needs --placement or --ranks");
     options.mode = o->dispatch + COTERIE_MODE_TWO_PHASE;
     options.group = group_choose(o->group, (coterie_mode_t)options.mode);
-    status = sizes_read(o, &options);
+    status = coterie_trace_read(in->operands[0], o->experts, &trace);
     if (status == COTERIE_OK)
-        status = coterie_trace_read(in->operands[0], o->experts, &trace);
+        status = sizes_read(o, trace, &options, &kv_layers);
     if (status == COTERIE_OK)
         status = placement_open(o, trace, &placement);
     if (status != COTERIE_OK)
@@ -106,31 +113,63 @@ static int sim_run(const invocation_t *in)
 out:
     coterie_placement_destroy(placement);
     coterie_trace_destroy(trace);
+    free(kv_layers);
     return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
 }
 
 /* Sizes given by hand win over the model's. */
 static coterie_status_t sizes_read(const sim_options_t *o,
-                                   coterie_simulate_options_t *options)
+                                   const coterie_trace_t *trace,
+                                   coterie_simulate_options_t *options,
+                                   uint32_t **kv_layers_p)
 {
     coterie_model_config_t config = {.size = sizeof(config)};
     coterie_model_t *model = NULL;
     coterie_status_t status = COTERIE_OK;
+    coterie_trace_view_t view;
 
+    coterie_trace_view(trace, &view);
     if (o->model != NULL) {
         status = coterie_model_open(o->model, &model);
         if (status != COTERIE_OK)
             return status;
         coterie_model_config(model, &config);
-        coterie_model_close(model);
         options->hidden = config.hidden;
         options->kv_row_size = kv_row_size(&config);
+        if (config.moe_layers == view.layer_count)
+            status = kv_layers_read(model, &config, kv_layers_p);
+        else
+            status = failure(COTERIE_ERR_MISMATCH,
+                             "%s: %u MoE layers; the trace has %u", o->model,
+                             config.moe_layers, view.layer_count);
+        options->kv_layers = *kv_layers_p;
+        coterie_model_close(model);
     }
     if (o->hidden != 0)
         options->hidden = o->hidden;
     if (o->kv_row_size != 0)
         options->kv_row_size = o->kv_row_size;
     return status;
+}
+
+/* Dense layers' K/V travels with that of the MoE layer behind them. */
+static coterie_status_t kv_layers_read(const coterie_model_t *model,
+                                       const coterie_model_config_t *config,
+                                       uint32_t **kv_layers_p)
+{
+    uint32_t *kv_layers = calloc(config->moe_layers + 1, sizeof(*kv_layers));
+    uint32_t at = 0;
+
+    if (kv_layers == NULL)
+        return failure(COTERIE_ERR_NO_MEMORY, "out of memory for %u layers",
+                       config->moe_layers);
+    for (uint32_t l = 0; l < config->layers; l++) {
+        kv_layers[at]++;
+        if (coterie_model_moe_layer_of(model, l) != COTERIE_NO_LAYER)
+            at++;
+    }
+    *kv_layers_p = kv_layers;
+    return COTERIE_OK;
 }
 
 static coterie_status_t placement_open(const sim_options_t *o,

@@ -87,6 +87,10 @@ typedef struct coterie_session_options {
     uint32_t predicted_k; /**< 0: forward goes to the whole group */
     uint32_t kv_row_size; /**< bytes of K and V of one row and layer */
     uint32_t deadline_ms; /**< a wait longer than this fails; 0: 60,000 */
+    /** 1: the model has layers, so K/V to put, after its last MoE layer. 0 lets
+     * forward send a step's K/V along with that layer's sums. */
+    uint32_t kv_after_last;
+    uint32_t reserved; /**< zero */
 } coterie_session_options_t;
 
 #define COTERIE_SESSION_OPTIONS_INIT \

@@ -48,6 +48,10 @@ typedef struct coterie_simulate_options {
      * 1 those in the trace (ERR_NOT_FOUND without), 2 always right. */
     uint32_t prediction;
     uint32_t reserved;
+    /** [layer_count + 1]: how many of the model's layers, so how many K/V rows
+     * of a token, come with each MoE layer (itself and dense ones before it),
+     * and after the last. NULL: 1 each, and none after. */
+    const uint32_t *kv_layers;
 } coterie_simulate_options_t;
 
 #define COTERIE_SIMULATE_OPTIONS_INIT \
