@@ -361,6 +361,16 @@ Test(command, sim_counts_what_run_sends_in_every_mode)
                      "--dispatch forward --group across --nodes 2");
 }
 
+Test(command, sim_counts_keys_and_values_of_layers_without_experts)
+{
+    fixture_path("qwen2-moe-step", model);
+    expect_simulated("--dispatch owner", "--dispatch owner");
+    expect_simulated("--dispatch forward", "--dispatch forward");
+    fixture_path("qwen3-moe", model);
+    expect_refused(1, "3 MoE layers", "sim '%s' --ranks 4 --model '%s'",
+                   file_path("t.npz"), model);
+}
+
 Test(command, the_smallest_engine_serves)
 {
     char engine[PATH_SIZE], *slash;

@@ -15,7 +15,6 @@ static void heads_project(attention_t *a, uint32_t layer,
                           const coterie_rows_t *rows, const float *normed);
 static void heads_norm(const weights_t *weights, uint32_t count,
                        uint32_t width, const float *norm, float *x);
-/* OLMoE's clip_qkv; 0 is none. */
 static void heads_clip(float limit, uint64_t count, float *x);
 static void heads_mix(attention_t *a, uint32_t row, int32_t position,
                       const float *kv);

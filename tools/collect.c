@@ -9,11 +9,8 @@ static coterie_status_t counts_collect(rank_t *r, results_t *results);
 static void counts_add(const coterie_counts_t *from, coterie_counts_t *to);
 static coterie_status_t tokens_collect(rank_t *r, results_t *results);
 static coterie_status_t logits_collect(rank_t *r, results_t *results);
-/* Rows of each rank, in order of position, become one array in that order.
- * In forward mode several ranks have the same row, of the same bits. */
 static coterie_status_t logits_merge(const rank_t *r, const uint8_t *seen,
                                      const float *rows, results_t *results);
-/* Recorders travel as bytes; the first rank's takes all others in. */
 static coterie_status_t trace_collect(rank_t *r, results_t *results);
 
 coterie_status_t rank_collect(rank_t *r, results_t *results)

@@ -57,8 +57,6 @@ static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer);
 static coterie_status_t record(decoder_t *d, uint32_t moe_layer);
 static void tokens_draw(decoder_t *d);
 static void logits_use(decoder_t *d, uint32_t row, const float *logits);
-/* The runtime calls the next three within coterie_exchange and
- * coterie_step_begin, never while the decoder uses the same arrays. */
 static coterie_status_t engine_norm(void *engine, uint32_t moe_layer,
                                     uint32_t count, const float *hidden,
                                     float *normed);

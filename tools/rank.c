@@ -15,8 +15,6 @@ static coterie_status_t rank_open(rank_t *r);
 static coterie_status_t arrays_create(rank_t *r);
 static coterie_status_t recorder_open(rank_t *r);
 static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows);
-/* Where tokens go among all ranks, the session is told what to expect; across
- * nodes every node holds every token, and there is nothing to guess. */
 static coterie_status_t session_open(rank_t *r, uint32_t max_rows);
 static coterie_status_t generate(rank_t *r, results_t *results);
 static void session_close(rank_t *r);

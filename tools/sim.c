@@ -20,7 +20,6 @@ static const char *const prediction_names[] = {"auto", "group", "trace",
                                                "perfect", NULL};
 
 static int sim_run(const invocation_t *in);
-/* Sizes given by hand win over the model's. */
 static coterie_status_t sizes_read(const sim_options_t *o,
                                    const coterie_trace_t *trace,
                                    coterie_simulate_options_t *options,
@@ -31,7 +30,6 @@ static coterie_status_t kv_layers_read(const coterie_model_t *model,
 static coterie_status_t placement_open(const sim_options_t *o,
                                        const coterie_trace_t *trace,
                                        coterie_placement_t **placement_p);
-/* What was recorded is what a run with the router's predictions would do. */
 static void prediction_choose(const sim_options_t *o,
                               const coterie_trace_t *trace,
                               coterie_simulate_options_t *options);
