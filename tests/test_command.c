@@ -69,6 +69,9 @@ Test(command, help_of_a_subcommand_shows_how_it_is_called)
         cr_expect(eq(int, called.code, 0));
         cr_expect(holds(called.out, usage), "%s", called.out);
         called_free(&called);
+        command_call(&called, "%s --help", subcommands[i]);
+        cr_expect(holds(called.out, usage), "%s", called.out);
+        called_free(&called);
     }
 }
 

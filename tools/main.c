@@ -33,6 +33,10 @@ int main(int argc, char **argv)
     command = find(argv[1]);
     if (command == NULL)
         return unknown(argv[1]);
+    if (argc > 2 && strcmp(argv[2], "--help") == 0) {
+        command_help(command);
+        return EXIT_DONE;
+    }
     return command_start(command, argc - 1, argv + 1);
 }
 
