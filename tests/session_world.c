@@ -182,7 +182,7 @@ static coterie_status_t peer_open(peer_t *peer)
     peer->normed = calloc(rows * c->hidden, sizeof(float));
     peer->kv = calloc(rows, c->kv_row_size + 1);
     peer->kv_seen =
-        calloc((size_t)c->layers * c->sequences, POSITIONS_MAX);
+        calloc((size_t)(c->layers + 1) * c->sequences, POSITIONS_MAX);
     options.transport = peer->transport;
     options.placement = peer->world->placement;
     options.engine = &engine;
@@ -194,6 +194,7 @@ static coterie_status_t peer_open(peer_t *peer)
     options.group = c->group;
     options.predicted_k = c->predicted > 0 ? c->k : 0;
     options.kv_row_size = c->kv_row_size;
+    options.kv_after_last = c->kv_after_last && !c->kv_undeclared;
     options.deadline_ms = c->deadline_ms;
     return coterie_session_create(&options, &peer->session);
 }
@@ -238,6 +239,8 @@ static coterie_status_t step(peer_t *peer, coterie_phase_t phase,
         in = out;
         out = swap;
     }
+    if (status == COTERIE_OK && c->kv_after_last)
+        status = put_kv(peer, c->layers, in);
     return status == COTERIE_OK ? finish_step(peer, in) : status;
 }
 
@@ -462,7 +465,7 @@ static void check_kv(world_t *world, peer_t *peers)
 
             if (s % 3 == 0)
                 end--;
-            for (uint32_t l = 0; l < c->layers; l++)
+            for (uint32_t l = 0; l < c->layers + c->kv_after_last; l++)
                 for (uint32_t p = 0; p < end; p++)
                     if (*kv_seen(&peers[r], l, s, p) != (member ? 1 : 0))
                         world->result->kv_wrong++;

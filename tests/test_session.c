@@ -130,6 +130,30 @@ Test(session, without_a_group_tokens_stay_at_home_and_nothing_is_gathered)
     cr_expect(gt(u64, result.steps_by_mode[COTERIE_MODE_TWO_PHASE], 0));
 }
 
+Test(session, layers_after_the_last_experts_have_their_kv_gathered_too)
+{
+    for (uint32_t mode = COTERIE_MODE_TWO_PHASE; mode <= COTERIE_MODE_FORWARD;
+         mode++) {
+        world_config_t config = base(4, mode);
+        world_result_t result;
+
+        config.kv_after_last = true;
+        config.predicted = 7;
+        expect_right(&config, &result);
+    }
+}
+
+Test(session, forward_refuses_kv_after_the_last_experts_unless_told_of_it)
+{
+    world_config_t config = base(4, COTERIE_MODE_FORWARD);
+    world_result_t result;
+
+    config.kv_after_last = config.kv_undeclared = true;
+    world_run(&config, &result);
+    cr_expect(eq(int, result.status[0], COTERIE_ERR_INVALID));
+    cr_expect(ne(ptr, strstr(result.error[0], "kv_after_last"), NULL));
+}
+
 Test(session, auto_changes_modes_and_stays_right)
 {
     world_config_t config = base(4, COTERIE_MODE_AUTO);
@@ -295,8 +319,11 @@ static void expect_simulated(const world_config_t *config,
 {
     coterie_placement_t *placement = world_placement(config);
     coterie_simulate_options_t options = COTERIE_SIMULATE_OPTIONS_INIT;
+    const uint32_t kv_layers[] = {1, 1, 1, config->kv_after_last};
     coterie_counts_t counts[2];
 
+    cr_assert(eq(u32, config->layers, 3));
+    options.kv_layers = kv_layers;
     options.mode = config->mode;
     options.group = config->group;
     options.hidden = config->hidden;
