@@ -1,5 +1,7 @@
 #include "config.h"
 
+#include <string.h>
+
 #include "kernels/cpu/cpu.h"
 
 enum { LINE = 64 }; /* bytes of a line of the cache */
@@ -10,17 +12,20 @@ typedef struct block {
     const coterie_cpu_ops_t *ops;
     const coterie_ffn_shape_t *shape;
     uint32_t rows;
-    const float *x[COTERIE_ROW_BLOCK];
     float *sums[COTERIE_ROW_BLOCK];
     const float *weight;
-    float *inner;  /* [COTERIE_ROW_BLOCK, ffn]: up, then silu(gate) * up */
-    float *narrow; /* [COTERIE_ROW_BLOCK, COTERIE_OUTPUT_BLOCK] */
+    /* Each [COTERIE_ROW_BLOCK], of rows as far apart as row_stride says. */
+    float *x;      /* [hidden] */
+    float *inner;  /* [ffn]: up, then silu(gate) * up */
+    float *narrow; /* [COTERIE_OUTPUT_BLOCK], close together */
 } block_t;
 
-static size_t inner_stride(const coterie_ffn_shape_t *shape);
+static size_t row_stride(uint32_t width);
+static void block_gather(block_t *block, const coterie_expert_rows_t *rows,
+                         uint32_t first, const float *x, float *sums);
 static void block_compute(const block_t *block,
                           const coterie_expert_weights_t *expert);
-static void gate_and_up(const block_t *block,
+static void gate_and_up(const block_t *block, const float *const *x,
                         const coterie_expert_weights_t *expert,
                         uint32_t first);
 static void down(const block_t *block, const float *const *inner,
@@ -32,7 +37,8 @@ static coterie_product_t product_of(const block_t *block, const void *weight,
 size_t coterie_expert_ffn_scratch(const coterie_ffn_shape_t *shape)
 {
     return COTERIE_ROW_BLOCK * sizeof(float) *
-               (inner_stride(shape) + COTERIE_OUTPUT_BLOCK) +
+               (row_stride(shape->hidden) + row_stride(shape->ffn) +
+                COTERIE_OUTPUT_BLOCK) +
            LINE - 1;
 }
 
@@ -47,47 +53,60 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
         .shape = shape,
         .narrow = (float *)((char *)scratch + (past ? LINE - past : 0)),
     };
-    block.inner = block.narrow + COTERIE_ROW_BLOCK * COTERIE_OUTPUT_BLOCK;
+    block.x = block.narrow + COTERIE_ROW_BLOCK * COTERIE_OUTPUT_BLOCK;
+    block.inner = block.x + COTERIE_ROW_BLOCK * row_stride(shape->hidden);
 
     for (uint32_t e = 0; e < rows->expert_count; e++)
         for (uint32_t i = rows->first[e]; i < rows->first[e + 1];
              i += block.rows) {
             const uint32_t left = rows->first[e + 1] - i;
             block.rows = left < COTERIE_ROW_BLOCK ? left : COTERIE_ROW_BLOCK;
-            for (uint32_t r = 0; r < block.rows; r++) {
-                const size_t at = (size_t)rows->row[i + r] * shape->hidden;
-                block.x[r] = x + at;
-                block.sums[r] = sums + at;
-            }
-            block.weight = rows->weight + i;
+            block_gather(&block, rows, i, x, sums);
             block_compute(&block, &experts[e]);
         }
 }
 
-/* Rows of the intermediate values begin at lines of the cache, and at
- * different sets of it even if ffn is a power of two. */
-static size_t inner_stride(const coterie_ffn_shape_t *shape)
+/* Rows begin at lines of the cache, and at different sets of it even if the
+ * width is a power of two: else those of a tile and of the weights all want
+ * the same few places. */
+static size_t row_stride(uint32_t width)
 {
     const size_t lanes = COTERIE_LANES;
-    return ((size_t)shape->ffn + lanes - 1) / lanes * lanes + lanes;
+    return (width + lanes - 1) / lanes * lanes + lanes;
+}
+
+static void block_gather(block_t *block, const coterie_expert_rows_t *rows,
+                         uint32_t first, const float *x, float *sums)
+{
+    const size_t hidden = block->shape->hidden;
+    const size_t stride = row_stride(block->shape->hidden);
+
+    for (uint32_t r = 0; r < block->rows; r++) {
+        const size_t at = rows->row[first + r] * hidden;
+        memcpy(block->x + r * stride, x + at, hidden * sizeof(*x));
+        block->sums[r] = sums + at;
+    }
+    block->weight = rows->weight + first;
 }
 
 static void block_compute(const block_t *block,
                           const coterie_expert_weights_t *expert)
 {
-    const size_t stride = inner_stride(block->shape);
-    const float *inner[COTERIE_ROW_BLOCK];
+    const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
+    const float *x[COTERIE_ROW_BLOCK], *inner[COTERIE_ROW_BLOCK];
 
-    for (uint32_t f = 0; f < block->shape->ffn; f += COTERIE_OUTPUT_BLOCK)
-        gate_and_up(block, expert, f);
-    for (uint32_t r = 0; r < block->rows; r++)
-        inner[r] = block->inner + r * stride;
-    for (uint32_t h = 0; h < block->shape->hidden; h += COTERIE_OUTPUT_BLOCK)
+    for (uint32_t r = 0; r < block->rows; r++) {
+        x[r] = block->x + r * row_stride(hidden);
+        inner[r] = block->inner + r * row_stride(ffn);
+    }
+    for (uint32_t f = 0; f < ffn; f += COTERIE_OUTPUT_BLOCK)
+        gate_and_up(block, x, expert, f);
+    for (uint32_t h = 0; h < hidden; h += COTERIE_OUTPUT_BLOCK)
         down(block, inner, expert->down, h);
 }
 
 /* A block of gate, then the same of up: each names the other's as next. */
-static void gate_and_up(const block_t *block,
+static void gate_and_up(const block_t *block, const float *const *x,
                         const coterie_expert_weights_t *expert,
                         uint32_t first)
 {
@@ -100,9 +119,9 @@ static void gate_and_up(const block_t *block,
                   ? (const char *)gate.weight + gate.out * gate.weight_stride
                   : expert->down;
     gate.next = up.weight;
-    gate.x = up.x = block->x;
+    gate.x = up.x = x;
     up.y = block->inner + first;
-    up.y_stride = inner_stride(block->shape);
+    up.y_stride = row_stride(ffn);
     coterie_cpu_product(block->ops, &gate);
     coterie_cpu_product(block->ops, &up);
     for (uint32_t r = 0; r < block->rows; r++)
