@@ -1,6 +1,6 @@
 /* Which mode a decode step uses, where the caller leaves it to us: each that
- * the group allows is tried a few times per class of batch size, and the
- * quickest stays until the next trials. All ranks learn the same times, so they
+ * the group allows is tried a few times per class of batch size, in turns, and
+ * that of the least median stays until the next trials. All ranks learn the same times, so they
  * decide alike. */
 #include "config.h"
 
@@ -8,10 +8,7 @@
 
 #include "runtime/session.h"
 
-enum {
-    TRIES = 4,         /* of each mode; the quickest counts */
-    RECHECK_STEPS = 256
-};
+enum { RECHECK_STEPS = 256 };
 
 static const coterie_mode_t modes[] = {
     COTERIE_MODE_TWO_PHASE, COTERIE_MODE_OWNER, COTERIE_MODE_FORWARD};
@@ -41,7 +38,7 @@ coterie_status_t coterie_auto_choose(coterie_session_t *s)
         return status;
     class = class_of_batch(s);
     s->mode = least_tried(s, class);
-    if (class->tries[s->mode] < TRIES) {
+    if (class->tries[s->mode] < COTERIE_TRIES) {
         s->chooser.trial = class;
         class->tries[s->mode]++;
     } else {
@@ -82,7 +79,8 @@ static bool allowed(const coterie_session_t *s, coterie_mode_t mode)
 static coterie_status_t learn(coterie_session_t *s)
 {
     coterie_auto_t *chooser = &s->chooser;
-    uint64_t *ns = &chooser->trial->ns[chooser->tried];
+    uint64_t *ns = chooser->trial->ns[chooser->tried];
+    uint32_t at = chooser->trial->tries[chooser->tried] - 1;
     uint64_t slowest = 0;
     coterie_status_t status = coterie_transport_allgather(
         s->transport, &chooser->took_ns, sizeof(chooser->took_ns),
@@ -93,8 +91,9 @@ static coterie_status_t learn(coterie_session_t *s)
     for (uint32_t r = 0; r < s->rank_count; r++)
         if (chooser->all_ns[r] > slowest)
             slowest = chooser->all_ns[r];
-    if (*ns == 0 || slowest < *ns)
-        *ns = slowest;
+    for (; at > 0 && ns[at - 1] > slowest; at--)
+        ns[at] = ns[at - 1];
+    ns[at] = slowest;
     chooser->trial = NULL;
     return COTERIE_OK;
 }
@@ -130,7 +129,8 @@ static coterie_mode_t quickest(const coterie_session_t *s,
     coterie_mode_t best = COTERIE_MODE_TWO_PHASE;
 
     for (uint32_t i = 0; i < CANDIDATES; i++)
-        if (allowed(s, modes[i]) && class->ns[modes[i]] < class->ns[best])
+        if (allowed(s, modes[i]) && class->ns[modes[i]][COTERIE_TRIES / 2] <
+                                        class->ns[best][COTERIE_TRIES / 2])
             best = modes[i];
     return best;
 }

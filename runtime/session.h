@@ -123,10 +123,12 @@ enum {
 };
 
 /* What auto has learnt about one class of batch size. */
+enum { COTERIE_TRIES = 5 }; /* of each mode */
+
 typedef struct coterie_class {
     uint32_t steps; /* since the last trials */
     uint32_t tries[COTERIE_MODE_COUNT];
-    uint64_t ns[COTERIE_MODE_COUNT]; /* quickest try of each mode */
+    uint64_t ns[COTERIE_MODE_COUNT][COTERIE_TRIES]; /* ascending */
 } coterie_class_t;
 
 typedef struct coterie_auto {
