@@ -1,9 +1,10 @@
-coterieinclude_HEADERS += include/coterie/offload.h
+coterieinclude_HEADERS += include/coterie/offload.h include/coterie/tiers.h
 libcoterie_la_SOURCES += offload/policy.c offload/policy.h \
 	offload/policy_cost.c offload/policy_lists.c
 libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/reader.c \
 	offload/reader.h offload/reader_io.h offload/reader_open.c \
-	offload/reader_open.h offload/reader_pool.c
+	offload/reader_open.h offload/reader_pool.c offload/tiers.c \
+	offload/tiers.h offload/tiers_state.c offload/tiers_state.h
 if HAVE_LIBURING
 libcoterie_la_SOURCES += offload/reader_uring.c
 endif

@@ -114,13 +114,16 @@ void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
 void coterie_reader_promote(coterie_reader_t *reader, coterie_read_t *read)
 {
     pthread_mutex_lock(&reader->mutex);
-    if (read->queued)
-        queue_remove(reader, read);
-    read->urgency = COTERIE_URGENCY_DEMAND;
-    read->dropped = false;
-    if (read->chunk_next < read->chunk_count && read->status == COTERIE_OK)
-        queue_add(reader, read);
-    reader->io->ops->wake(reader->io);
+    if (read->urgency != COTERIE_URGENCY_DEMAND || read->dropped) {
+        if (read->queued)
+            queue_remove(reader, read);
+        read->urgency = COTERIE_URGENCY_DEMAND;
+        read->dropped = false;
+        if (read->chunk_next < read->chunk_count &&
+            read->status == COTERIE_OK)
+            queue_add(reader, read);
+        reader->io->ops->wake(reader->io);
+    }
     pthread_mutex_unlock(&reader->mutex);
 }
 

@@ -59,7 +59,8 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
 void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
                           coterie_urgency_t urgency);
 
-/* Makes a started guess a demand; takes back a drop that is not yet done. */
+/* Makes a started guess a demand, and takes back a drop that is not yet done;
+ * a demand stays as it is. */
 void coterie_reader_promote(coterie_reader_t *reader, coterie_read_t *read);
 
 /* Forgets the chunks of a started read that are not yet under way. True: there

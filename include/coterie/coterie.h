@@ -10,6 +10,7 @@
 #include <coterie/session.h>
 #include <coterie/simulate.h>
 #include <coterie/status.h>
+#include <coterie/tiers.h>
 #include <coterie/trace.h>
 #include <coterie/transport.h>
 

@@ -1,0 +1,69 @@
+#ifndef COTERIE_TIERS_H
+#define COTERIE_TIERS_H
+/** @file
+ * Serving from an expert store with less memory than its experts take. Tiers
+ * hold some of them in an arena and read the others when they are needed, or
+ * a little before. Ranks that are threads of one process share one object, so
+ * that the budget is theirs together and no expert is read twice. Results are
+ * the same, bit for bit, with any budget: only time differs. */
+#include <coterie/model.h>
+#include <coterie/offload.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct coterie_tiers coterie_tiers_t;
+
+/** Start from COTERIE_TIERS_OPTIONS_INIT. One of the two budgets is required.
+ */
+typedef struct coterie_tiers_options {
+    size_t size;
+    uint64_t budget;       /**< bytes of experts in memory at most, */
+    double budget_percent; /**< or percent of what all experts take */
+    uint32_t policy;       /**< coterie_policy_kind_t; 0 is LRU */
+    uint32_t reserved;     /**< zero */
+} coterie_tiers_options_t;
+
+#define COTERIE_TIERS_OPTIONS_INIT { .size = sizeof(coterie_tiers_options_t) }
+
+/** @param model  an expert store; must outlive the tiers
+ * @return ERR_INVALID if the budget holds no expert; ERR_UNSUPPORTED if the
+ *         model is a directory; ERR_MISMATCH if the store was replaced */
+COTERIE_API coterie_status_t coterie_tiers_create(
+    const coterie_model_t *model, const coterie_tiers_options_t *options,
+    coterie_tiers_t **tiers_p);
+
+/** What has happened since the tiers were created. A use is one expert that a
+ * rank needs at one layer of one step, for however many rows. */
+typedef struct coterie_tiers_counts {
+    size_t size;
+    uint64_t budget;        /**< bytes that experts may take */
+    uint64_t resident;      /**< bytes that they take now, */
+    uint64_t resident_most; /**< and took at most */
+    uint64_t uses;
+    uint64_t hits;         /**< uses of experts in memory */
+    uint64_t demand_reads; /**< begun because a rank waited */
+    uint64_t guess_reads;  /**< begun because a rank might need it */
+    uint64_t guesses_used;
+    uint64_t guesses_wasted; /**< dropped, or evicted without a use */
+    uint64_t bytes;          /**< read from the store */
+    uint64_t retries;        /**< chunks read again after a failure */
+    uint64_t stall_ns;       /**< ranks waited for experts, all together */
+} coterie_tiers_counts_t;
+
+COTERIE_API void coterie_tiers_counts(coterie_tiers_t *tiers,
+                                      coterie_tiers_counts_t *counts);
+
+/** How the store is read, such as "io_uring, direct, transparent huge pages".
+ */
+COTERIE_API void coterie_tiers_describe(coterie_tiers_t *tiers, char *text,
+                                        size_t size);
+
+/** Accepts NULL. No bank may use them any more. */
+COTERIE_API void coterie_tiers_destroy(coterie_tiers_t *tiers);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

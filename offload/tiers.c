@@ -1,0 +1,396 @@
+#include "config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/options.h"
+#include "experts/model.h"
+#include "experts/store.h"
+#include "offload/tiers_state.h"
+
+static coterie_status_t options_check(const coterie_tiers_options_t *options);
+static coterie_status_t tiers_size(coterie_tiers_t *tiers,
+                                   const coterie_model_t *model,
+                                   const coterie_tiers_options_t *options);
+static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
+                                   const coterie_model_t *model,
+                                   const coterie_tiers_options_t *options);
+static void items_describe(coterie_tiers_t *tiers,
+                           const coterie_model_t *model);
+static void read_done(void *arg, coterie_read_t *read);
+static void use(coterie_tiers_t *tiers, uint32_t item);
+static void want_one(coterie_tiers_t *tiers, uint32_t item);
+static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
+                     uint32_t *at_p);
+static uint64_t now_ns(void);
+
+coterie_status_t coterie_tiers_create(const coterie_model_t *model,
+                                      const coterie_tiers_options_t *options,
+                                      coterie_tiers_t **tiers_p)
+{
+    return coterie_tiers_create_with(model, options, NULL, tiers_p);
+}
+
+coterie_status_t coterie_tiers_create_with(
+    const coterie_model_t *model, const coterie_tiers_options_t *options,
+    const coterie_io_ops_t *io, coterie_tiers_t **tiers_p)
+{
+    coterie_tiers_options_t opts;
+    coterie_reader_options_t reading = {.done = read_done, .io = io};
+    coterie_tiers_t *tiers;
+    coterie_status_t status;
+
+    if (model == NULL || options == NULL || tiers_p == NULL)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_tiers_create: an argument is NULL");
+    status = coterie_options_read(options, &opts, sizeof(opts), "tiers");
+    if (status == COTERIE_OK)
+        status = options_check(&opts);
+    if (status != COTERIE_OK)
+        return status;
+    reading.file = coterie_store_file(model->source);
+    if (reading.file == NULL)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: only an expert store can be served with a "
+                            "budget; make one with `coterie pack`",
+                            model->source->path);
+    tiers = calloc(1, sizeof(*tiers));
+    if (tiers == NULL)
+        return coterie_fail_memory(sizeof(*tiers), "tiers");
+    pthread_mutex_init(&tiers->mutex, NULL);
+    pthread_cond_init(&tiers->changed, NULL);
+    status = tiers_size(tiers, model, &opts);
+    if (status == COTERIE_OK)
+        status = tiers_fill(tiers, model, &opts);
+    reading.arena = &tiers->arena;
+    reading.record_size = tiers->format.record_size;
+    reading.arg = tiers;
+    if (status == COTERIE_OK)
+        status = coterie_reader_create(&reading, &tiers->reader);
+    if (status == COTERIE_OK)
+        *tiers_p = tiers;
+    else
+        coterie_tiers_destroy(tiers);
+    return status;
+}
+
+void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
+                         uint32_t *experts_p, coterie_expert_format_t *format)
+{
+    *layers_p = tiers->layer_count;
+    *experts_p = tiers->expert_count;
+    *format = tiers->format;
+}
+
+void coterie_tiers_serve(coterie_tiers_t *tiers, uint32_t item)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    tiers->items[item].banks++;
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_route(coterie_tiers_t *tiers, coterie_items_t chosen,
+                         coterie_items_t refuted)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < refuted.count; i++) {
+        const coterie_item_t *item = &tiers->items[refuted.items[i]];
+
+        if (item->guessed && item->banks == 1)
+            coterie_item_refute(tiers, refuted.items[i]);
+    }
+    for (uint32_t i = 0; i < chosen.count; i++)
+        use(tiers, chosen.items[i]);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_guess(coterie_tiers_t *tiers, coterie_items_t items)
+{
+    bool more = true;
+
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < items.count && more; i++)
+        more = coterie_item_guess(tiers, items.items[i]);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_want(coterie_tiers_t *tiers, coterie_items_t items)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < items.count; i++)
+        want_one(tiers, items.items[i]);
+    coterie_slots_serve(tiers);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
+                                    coterie_items_t items, uint32_t *at_p,
+                                    const void **record_p)
+{
+    coterie_status_t status = COTERIE_OK;
+    uint64_t start = 0;
+    coterie_item_t *item;
+    uint32_t at;
+
+    pthread_mutex_lock(&tiers->mutex);
+    while (!take_one(tiers, items, &at)) {
+        if (start == 0)
+            start = now_ns();
+        pthread_cond_wait(&tiers->changed, &tiers->mutex);
+    }
+    if (start != 0)
+        tiers->counts.stall_ns += now_ns() - start;
+    item = &tiers->items[items.items[at]];
+    if (item->state == COTERIE_ITEM_FAILED) {
+        status = coterie_reader_explain(tiers->reader, &item->read);
+    } else {
+        item->wanted--;
+        if (item->leases++ == 0)
+            coterie_item_move(item, COTERIE_ITEM_IN_USE);
+        items.items[at] = COTERIE_ITEM_NONE;
+        *at_p = at;
+        *record_p = item->read.data;
+    }
+    pthread_mutex_unlock(&tiers->mutex);
+    return status;
+}
+
+void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal)
+{
+    coterie_item_t *item = &tiers->items[ordinal];
+
+    pthread_mutex_lock(&tiers->mutex);
+    assert(item->state == COTERIE_ITEM_IN_USE);
+    if (--item->leases == 0) {
+        coterie_item_move(item, COTERIE_ITEM_RESIDENT);
+        if (item->wanted == 0)
+            coterie_policy_offer(tiers->policy, ordinal);
+        coterie_slots_serve(tiers);
+    }
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < items.count; i++) {
+        coterie_item_t *item;
+
+        if (items.items[i] == COTERIE_ITEM_NONE)
+            continue;
+        item = &tiers->items[items.items[i]];
+        if (--item->wanted > 0)
+            continue;
+        if (item->state == COTERIE_ITEM_FAILED)
+            coterie_item_move(item, COTERIE_ITEM_ABSENT);
+        else if (item->state == COTERIE_ITEM_RESIDENT)
+            coterie_policy_offer(tiers->policy, items.items[i]);
+    }
+    coterie_slots_serve(tiers);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_counts(coterie_tiers_t *tiers,
+                          coterie_tiers_counts_t *counts)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    *counts = tiers->counts;
+    counts->size = sizeof(*counts);
+    counts->resident = (uint64_t)(tiers->slot_count - tiers->free_count) *
+                       tiers->format.record_size;
+    pthread_mutex_unlock(&tiers->mutex);
+    coterie_reader_counts(tiers->reader, &counts->bytes, &counts->retries);
+}
+
+void coterie_tiers_describe(coterie_tiers_t *tiers, char *text, size_t size)
+{
+    coterie_reader_describe(tiers->reader, text, size);
+}
+
+void coterie_tiers_destroy(coterie_tiers_t *tiers)
+{
+    if (tiers == NULL)
+        return;
+    coterie_reader_destroy(tiers->reader); /* first: it writes to the arena */
+    coterie_policy_destroy(tiers->policy);
+    coterie_arena_destroy(&tiers->arena);
+    pthread_cond_destroy(&tiers->changed);
+    pthread_mutex_destroy(&tiers->mutex);
+    free(tiers->items);
+    free(tiers->free_slots);
+    free(tiers);
+}
+
+static coterie_status_t options_check(const coterie_tiers_options_t *options)
+{
+    bool bytes = options->budget > 0, percent = options->budget_percent != 0;
+
+    if (bytes == percent)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "tiers: the budget must be given either in bytes "
+                            "or in percent");
+    if (percent && !(options->budget_percent > 0 &&
+                     options->budget_percent <= 100))
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "tiers: a budget of %g %%; more than 0 and at "
+                            "most 100 are right",
+                            options->budget_percent);
+    return COTERIE_OK;
+}
+
+static coterie_status_t tiers_size(coterie_tiers_t *tiers,
+                                   const coterie_model_t *model,
+                                   const coterie_tiers_options_t *options)
+{
+    coterie_model_config_t config = {.size = sizeof(config)};
+    uint64_t items, budget = options->budget, record, slots;
+
+    coterie_model_config(model, &config);
+    coterie_model_expert_format(model, &tiers->format);
+    record = tiers->format.record_size;
+    items = (uint64_t)config.moe_layers * config.experts;
+    if (items >= COTERIE_ITEM_NONE / 2)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "tiers: %" PRIu64 " experts are too many", items);
+    if (budget == 0)
+        budget = (uint64_t)((double)(items * record) / 100 *
+                            options->budget_percent);
+    slots = budget / record < items ? budget / record : items;
+    if (slots == 0)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "%s: a budget of %" PRIu64
+                            " bytes; one expert takes %" PRIu64,
+                            model->source->path, budget, record);
+    tiers->layer_count = config.moe_layers;
+    tiers->expert_count = config.experts;
+    tiers->item_count = (uint32_t)items;
+    tiers->slot_count = (uint32_t)slots;
+    tiers->counts.budget = budget;
+    return COTERIE_OK;
+}
+
+static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
+                                   const coterie_model_t *model,
+                                   const coterie_tiers_options_t *options)
+{
+    uint32_t slots = tiers->slot_count;
+    coterie_status_t status;
+
+    tiers->items = calloc(tiers->item_count, sizeof(*tiers->items));
+    tiers->free_slots = calloc(slots, sizeof(*tiers->free_slots));
+    if (tiers->items == NULL || tiers->free_slots == NULL)
+        return coterie_fail_memory(tiers->item_count * sizeof(*tiers->items),
+                                   "the states of experts");
+    items_describe(tiers, model);
+    while (tiers->free_count < slots) {
+        tiers->free_slots[tiers->free_count] = slots - 1 - tiers->free_count;
+        tiers->free_count++;
+    }
+    tiers->queue_first = COTERIE_ITEM_NONE;
+    tiers->guess_first = tiers->guess_last = COTERIE_ITEM_NONE;
+    status = coterie_policy_create((coterie_policy_kind_t)options->policy,
+                                   tiers->item_count, &tiers->policy);
+    if (status == COTERIE_OK)
+        status = coterie_arena_create(
+            (size_t)slots * tiers->format.record_size, tiers->counts.budget,
+            &tiers->arena);
+    return status;
+}
+
+static void items_describe(coterie_tiers_t *tiers,
+                           const coterie_model_t *model)
+{
+    for (uint32_t i = 0; i < tiers->item_count; i++) {
+        uint32_t layer = i / tiers->expert_count;
+        uint32_t expert = i % tiers->expert_count;
+        coterie_extent_t extent =
+            coterie_store_extent(model->source, layer, expert);
+
+        tiers->items[i].slot = COTERIE_ITEM_NONE;
+        tiers->items[i].read = (coterie_read_t){.layer = layer,
+                                                .expert = expert,
+                                                .offset = extent.offset,
+                                                .size = extent.size,
+                                                .hashes = extent.hashes};
+    }
+}
+
+/* On the reader's thread. */
+static void read_done(void *arg, coterie_read_t *read)
+{
+    coterie_tiers_t *tiers = arg;
+
+    pthread_mutex_lock(&tiers->mutex);
+    coterie_item_arrived(tiers,
+                         read->layer * tiers->expert_count + read->expert);
+    pthread_cond_broadcast(&tiers->changed);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+/* Its next use is as far away as those before were apart; what has been used
+ * once may come back at any time. Counted in layers, which is the clock. */
+static void use(coterie_tiers_t *tiers, uint32_t ordinal)
+{
+    coterie_item_t *item = &tiers->items[ordinal];
+    uint32_t layer = ordinal / tiers->expert_count;
+
+    if (layer < tiers->layer_last)
+        tiers->round++;
+    tiers->layer_last = layer;
+    item->uses++;
+    coterie_policy_used(tiers->policy, ordinal);
+    coterie_policy_expect(tiers->policy, ordinal,
+                          ((double)tiers->round +
+                           (double)(tiers->round + 1) / item->uses) *
+                                  tiers->layer_count +
+                              layer);
+}
+
+static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
+{
+    coterie_item_t *item = &tiers->items[ordinal];
+    bool there = item->state == COTERIE_ITEM_RESIDENT ||
+                 item->state == COTERIE_ITEM_IN_USE;
+
+    tiers->counts.uses++;
+    tiers->counts.hits += there;
+    if (item->state == COTERIE_ITEM_RESIDENT && item->wanted == 0)
+        coterie_policy_withdraw(tiers->policy, ordinal);
+    item->wanted++;
+    if (item->guessed)
+        coterie_item_guess_used(tiers, ordinal);
+    if (item->state == COTERIE_ITEM_ARRIVING)
+        coterie_reader_promote(tiers->reader, &item->read);
+    else if (item->state == COTERIE_ITEM_ABSENT)
+        coterie_item_queue(tiers, ordinal);
+}
+
+/* Whether one of items is there, or failed. */
+static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
+                     uint32_t *at_p)
+{
+    for (uint32_t i = 0; i < items.count; i++) {
+        coterie_item_state_t state;
+
+        if (items.items[i] == COTERIE_ITEM_NONE)
+            continue;
+        state = tiers->items[items.items[i]].state;
+        if (state != COTERIE_ITEM_RESIDENT && state != COTERIE_ITEM_IN_USE &&
+            state != COTERIE_ITEM_FAILED)
+            continue;
+        *at_p = i;
+        return true;
+    }
+    return false;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}

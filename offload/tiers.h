@@ -1,0 +1,59 @@
+#ifndef COTERIE_OFFLOAD_TIERS_H
+#define COTERIE_OFFLOAD_TIERS_H
+/* What a bank asks of tiers. An item is one expert, layer * experts + expert.
+ * For one layer a bank
+ *
+ *   routes    says which of its items the router chose, and which not
+ *   guesses   may say, at any time, what it is likely to want soon
+ *   wants     some items, which then stay until taken
+ *   takes     one that is there, in whatever order they come
+ *   releases  it, when computed
+ *
+ * and may want others only when it has taken or abandoned those: so whoever
+ * waits needs nothing but slots that others will release, and a budget of one
+ * expert serves any number of banks. Any thread. */
+#include <coterie/tiers.h>
+
+#include "offload/reader_io.h"
+
+enum { COTERIE_ITEM_NONE = 0xffffffff };
+
+typedef struct coterie_items {
+    uint32_t *items; /* the bank's; take strikes out with ITEM_NONE */
+    uint32_t count;
+} coterie_items_t;
+
+/* As coterie_tiers_create, but reads by `io`; NULL: the best way. */
+coterie_status_t coterie_tiers_create_with(
+    const coterie_model_t *model, const coterie_tiers_options_t *options,
+    const coterie_io_ops_t *io, coterie_tiers_t **tiers_p);
+
+void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
+                         uint32_t *experts_p,
+                         coterie_expert_format_t *format);
+
+/* Makes an item this process's business: others are not guessed for. */
+void coterie_tiers_serve(coterie_tiers_t *tiers, uint32_t item);
+
+/* Reads of guesses that the router refuted are dropped, unless another bank
+ * serves the item, too. */
+void coterie_tiers_route(coterie_tiers_t *tiers, coterie_items_t chosen,
+                         coterie_items_t refuted);
+
+void coterie_tiers_guess(coterie_tiers_t *tiers, coterie_items_t items);
+
+void coterie_tiers_want(coterie_tiers_t *tiers, coterie_items_t items);
+
+/* Waits for one of the wanted items that are left.
+ * @param at_p  which: its place in items
+ * @return the failure of a read, with the expert's name; then abandon */
+coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
+                                    coterie_items_t items, uint32_t *at_p,
+                                    const void **record_p);
+
+void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item);
+
+/* Gives up the wanted items that are left. */
+void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items);
+
+#endif

@@ -1,0 +1,77 @@
+#ifndef COTERIE_OFFLOAD_TIERS_STATE_H
+#define COTERIE_OFFLOAD_TIERS_STATE_H
+/* Inside tiers: the states of items, and the slots of the arena. All calls are
+ * made with the mutex held. */
+#include <pthread.h>
+
+#include "offload/policy.h"
+#include "offload/reader.h"
+#include "offload/tiers.h"
+
+typedef enum coterie_item_state {
+    COTERIE_ITEM_ABSENT,
+    COTERIE_ITEM_QUEUED,   /* wanted, and waits for a slot */
+    COTERIE_ITEM_ARRIVING, /* the reader has it */
+    COTERIE_ITEM_RESIDENT,
+    COTERIE_ITEM_IN_USE, /* leased */
+    COTERIE_ITEM_FAILED, /* until those who wanted it know */
+    COTERIE_ITEM_STATE_COUNT
+} coterie_item_state_t;
+
+typedef struct coterie_item {
+    coterie_read_t read;
+    coterie_item_state_t state;
+    uint32_t slot;   /* or COTERIE_ITEM_NONE */
+    uint32_t wanted; /* by how many banks, that have not taken it yet */
+    uint32_t leases;
+    uint32_t banks; /* that serve it */
+    uint32_t queue_next;
+    double uses;  /* how often it was chosen */
+    bool guessed; /* read on a guess that is neither used nor refuted; if so, */
+    uint32_t guess_previous, guess_next; /* its place among such */
+} coterie_item_t;
+
+struct coterie_tiers {
+    coterie_expert_format_t format;
+    uint32_t layer_count, expert_count, item_count;
+    uint32_t slot_count;
+    coterie_arena_t arena;
+    coterie_reader_t *reader;
+    pthread_mutex_t mutex;  /* guards what follows */
+    pthread_cond_t changed; /* an item arrived or failed */
+    coterie_policy_t *policy;
+    coterie_item_t *items;
+    uint32_t *free_slots; /* [slot_count], the first free_count are */
+    uint32_t free_count;
+    uint32_t queue_first, queue_last; /* QUEUED items; some given up since */
+    uint32_t guess_first, guess_last; /* guessed items, by age */
+    uint32_t guess_count;
+    uint32_t layer_last;
+    uint64_t round; /* how often the layers have been gone through */
+    coterie_tiers_counts_t counts;
+};
+
+/* Every change of a state, asserted to be one that there is. */
+void coterie_item_move(coterie_item_t *item, coterie_item_state_t to);
+
+/* An ABSENT item begins to be wanted. */
+void coterie_item_queue(coterie_tiers_t *tiers, uint32_t item);
+
+/* Gives slots to what waits for them, as long as there are any. */
+void coterie_slots_serve(coterie_tiers_t *tiers);
+
+/* Reads an ABSENT item on a guess, unless slots are needed otherwise. Guesses
+ * for other layers that nobody refuted may have to make room.
+ * @return whether another guess may be worth trying */
+bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item);
+
+/* A guessed item is wanted. */
+void coterie_item_guess_used(coterie_tiers_t *tiers, uint32_t item);
+
+/* A guessed item is not: what is left of its read is dropped. */
+void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item);
+
+/* What a finished read makes of its item. */
+void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t item);
+
+#endif
