@@ -7,20 +7,18 @@
 
 enum { RECORD_ALIGN = 4096 };
 
-struct coterie_bank {
-    uint32_t rank, layer_count, expert_count;
-    uint32_t slot_count; /* this rank's, of each layer */
-    coterie_ffn_shape_t shape;
-    coterie_expert_weights_t *experts; /* [layer, slot] */
-    unsigned char *arena;              /* their records */
-};
-
-static coterie_status_t allocate(coterie_bank_t *bank,
-                                 const coterie_placement_options_t *view,
-                                 const coterie_expert_format_t *format);
-static coterie_status_t load(coterie_bank_t *bank, const coterie_model_t *model,
-                             const coterie_placement_options_t *view,
-                             const coterie_expert_format_t *format);
+static coterie_status_t bank_begin(const coterie_placement_options_t *view,
+                                   uint32_t rank, coterie_bank_t **bank_p);
+static coterie_status_t format_check(coterie_bank_t *bank);
+static coterie_status_t allocate(coterie_bank_t *bank);
+static coterie_status_t load(coterie_bank_t *bank,
+                             const coterie_model_t *model,
+                             const coterie_placement_options_t *view);
+static coterie_status_t serve(coterie_bank_t *bank,
+                              const coterie_placement_options_t *view);
+static int32_t expert_of(const coterie_bank_t *bank,
+                         const coterie_placement_options_t *view,
+                         uint32_t layer, uint32_t slot);
 static uint32_t first_slot(const coterie_placement_options_t *view,
                            uint32_t rank);
 
@@ -29,34 +27,54 @@ coterie_status_t coterie_bank_create(const coterie_model_t *model,
                                      uint32_t rank, coterie_bank_t **bank_p)
 {
     coterie_placement_options_t view;
-    coterie_expert_format_t format = {.size = sizeof(format)};
     coterie_model_config_t config = {.size = sizeof(config)};
-    coterie_bank_t *bank;
+    coterie_bank_t *bank = NULL;
     coterie_status_t status;
 
     coterie_placement_view(placement, &view);
     coterie_model_config(model, &config);
-    coterie_model_expert_format(model, &format);
     status = coterie_placement_check(placement, config.moe_layers,
                                      config.experts, view.rank_count);
+    if (status == COTERIE_OK)
+        status = bank_begin(&view, rank, &bank);
     if (status != COTERIE_OK)
         return status;
-    if (rank >= view.rank_count)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "bank: rank %u; the placement is for %u ranks",
-                            rank, view.rank_count);
-    if (format.layout != COTERIE_LAYOUT_ROWS)
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "bank: experts are in layout %u and the kernels "
-                            "need %d; repack the model with `coterie pack`",
-                            format.layout, COTERIE_LAYOUT_ROWS);
-    bank = calloc(1, sizeof(*bank));
-    if (bank == NULL)
-        return coterie_fail_memory(sizeof(*bank), "a bank");
-    bank->rank = rank;
-    status = allocate(bank, &view, &format);
+    coterie_model_expert_format(model, &bank->format);
+    status = format_check(bank);
     if (status == COTERIE_OK)
-        status = load(bank, model, &view, &format);
+        status = allocate(bank);
+    if (status == COTERIE_OK)
+        status = load(bank, model, &view);
+    if (status == COTERIE_OK)
+        *bank_p = bank;
+    else
+        coterie_bank_destroy(bank);
+    return status;
+}
+
+coterie_status_t coterie_bank_create_tiered(
+    coterie_tiers_t *tiers, const coterie_placement_t *placement,
+    uint32_t rank, coterie_bank_t **bank_p)
+{
+    coterie_placement_options_t view;
+    uint32_t layers, experts;
+    coterie_bank_t *bank = NULL;
+    coterie_expert_format_t format;
+    coterie_status_t status;
+
+    coterie_tiers_shape(tiers, &layers, &experts, &format);
+    coterie_placement_view(placement, &view);
+    status = coterie_placement_check(placement, layers, experts,
+                                     view.rank_count);
+    if (status == COTERIE_OK)
+        status = bank_begin(&view, rank, &bank);
+    if (status != COTERIE_OK)
+        return status;
+    bank->format = format;
+    bank->tiers = tiers;
+    status = format_check(bank);
+    if (status == COTERIE_OK)
+        status = serve(bank, &view);
     if (status == COTERIE_OK)
         *bank_p = bank;
     else
@@ -70,21 +88,39 @@ void coterie_bank_destroy(coterie_bank_t *bank)
         return;
     free(bank->experts);
     free(bank->arena);
+    free(bank->items);
     free(bank);
 }
 
 size_t coterie_bank_scratch(const coterie_bank_t *bank)
 {
-    return coterie_expert_ffn_scratch(&bank->shape);
+    return bank->tiers != NULL ? coterie_bank_tiers_scratch(bank)
+                               : coterie_expert_ffn_scratch(&bank->shape);
 }
 
-void coterie_bank_compute(const coterie_bank_t *bank, uint32_t layer,
-                          const coterie_expert_rows_t *rows, const float *x,
-                          float *sums, void *scratch)
+coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
+                                      uint32_t layer,
+                                      const coterie_expert_rows_t *rows,
+                                      const float *x, float *sums,
+                                      void *scratch)
 {
+    if (bank->tiers != NULL)
+        return coterie_bank_tiers_compute(bank, layer, rows, x, sums, scratch);
     coterie_expert_ffn(&bank->shape,
                        bank->experts + (size_t)layer * bank->slot_count, rows,
                        x, sums, scratch);
+    return COTERIE_OK;
+}
+
+void coterie_bank_expect(const coterie_bank_t *bank, uint32_t layer,
+                         const int32_t *experts, size_t count)
+{
+    for (size_t i = 0; bank->tiers != NULL && i < count; i++) {
+        uint32_t item = layer * bank->expert_count + (uint32_t)experts[i];
+
+        if (experts[i] >= 0)
+            coterie_tiers_guess(bank->tiers, (coterie_items_t){&item, 1});
+    }
 }
 
 coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
@@ -105,22 +141,48 @@ coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
     return COTERIE_OK;
 }
 
-static coterie_status_t allocate(coterie_bank_t *bank,
-                                 const coterie_placement_options_t *view,
-                                 const coterie_expert_format_t *format)
+/* A bank without its experts. */
+static coterie_status_t bank_begin(const coterie_placement_options_t *view,
+                                   uint32_t rank, coterie_bank_t **bank_p)
 {
-    size_t slots, size;
+    coterie_bank_t *bank;
 
+    if (rank >= view->rank_count)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "bank: rank %u; the placement is for %u ranks",
+                            rank, view->rank_count);
+    bank = calloc(1, sizeof(*bank));
+    if (bank == NULL)
+        return coterie_fail_memory(sizeof(*bank), "a bank");
+    bank->rank = rank;
     bank->layer_count = view->layer_count;
     bank->expert_count = view->expert_count;
-    bank->slot_count =
-        first_slot(view, bank->rank + 1) - first_slot(view, bank->rank);
+    bank->slot_count = first_slot(view, rank + 1) - first_slot(view, rank);
+    *bank_p = bank;
+    return COTERIE_OK;
+}
+
+static coterie_status_t format_check(coterie_bank_t *bank)
+{
+    const coterie_expert_format_t *format = &bank->format;
+
+    if (format->layout != COTERIE_LAYOUT_ROWS)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "bank: experts are in layout %u and the kernels "
+                            "need %d; repack the model with `coterie pack`",
+                            format->layout, COTERIE_LAYOUT_ROWS);
     bank->shape = (coterie_ffn_shape_t){format->hidden, format->ffn,
                                         format->dtype, 0};
-    slots = (size_t)bank->slot_count * bank->layer_count;
+    return COTERIE_OK;
+}
+
+static coterie_status_t allocate(coterie_bank_t *bank)
+{
+    size_t slots = (size_t)bank->slot_count * bank->layer_count, size;
+
     /* An idle rank has an arena too: one record that is never used. */
-    if (__builtin_mul_overflow(slots > 0 ? slots : 1, format->record_size,
-                               &size))
+    if (__builtin_mul_overflow(slots > 0 ? slots : 1,
+                               bank->format.record_size, &size))
         size = SIZE_MAX;
     bank->experts = calloc(slots > 0 ? slots : 1, sizeof(*bank->experts));
     bank->arena =
@@ -130,17 +192,15 @@ static coterie_status_t allocate(coterie_bank_t *bank,
     return COTERIE_OK;
 }
 
-static coterie_status_t load(coterie_bank_t *bank, const coterie_model_t *model,
-                             const coterie_placement_options_t *view,
-                             const coterie_expert_format_t *format)
+static coterie_status_t load(coterie_bank_t *bank,
+                             const coterie_model_t *model,
+                             const coterie_placement_options_t *view)
 {
-    uint32_t first = first_slot(view, bank->rank);
     unsigned char *record = bank->arena;
 
     for (uint32_t layer = 0; layer < bank->layer_count; layer++) {
         for (uint32_t slot = 0; slot < bank->slot_count; slot++) {
-            int expert = view->slot_expert[(size_t)layer * view->slot_count +
-                                           first + slot];
+            int32_t expert = expert_of(bank, view, layer, slot);
             coterie_status_t status;
 
             if (expert < 0)
@@ -150,13 +210,44 @@ static coterie_status_t load(coterie_bank_t *bank, const coterie_model_t *model,
             if (status != COTERIE_OK)
                 return status;
             bank->experts[(size_t)layer * bank->slot_count + slot] =
-                (coterie_expert_weights_t){record + format->gate_offset,
-                                           record + format->up_offset,
-                                           record + format->down_offset};
-            record += format->record_size;
+                (coterie_expert_weights_t){record + bank->format.gate_offset,
+                                           record + bank->format.up_offset,
+                                           record + bank->format.down_offset};
+            record += bank->format.record_size;
         }
     }
     return COTERIE_OK;
+}
+
+static coterie_status_t serve(coterie_bank_t *bank,
+                              const coterie_placement_options_t *view)
+{
+    size_t slots = (size_t)bank->slot_count * bank->layer_count;
+    uint32_t *item;
+
+    item = bank->items = calloc(slots > 0 ? slots : 1, sizeof(*item));
+    if (item == NULL)
+        return coterie_fail_memory(slots * sizeof(*item), "a rank's experts");
+    for (uint32_t layer = 0; layer < bank->layer_count; layer++) {
+        for (uint32_t slot = 0; slot < bank->slot_count; slot++, item++) {
+            int32_t expert = expert_of(bank, view, layer, slot);
+
+            *item = COTERIE_ITEM_NONE;
+            if (expert < 0)
+                continue;
+            *item = layer * bank->expert_count + (uint32_t)expert;
+            coterie_tiers_serve(bank->tiers, *item);
+        }
+    }
+    return COTERIE_OK;
+}
+
+static int32_t expert_of(const coterie_bank_t *bank,
+                         const coterie_placement_options_t *view,
+                         uint32_t layer, uint32_t slot)
+{
+    return view->slot_expert[(size_t)layer * view->slot_count +
+                             first_slot(view, bank->rank) + slot];
 }
 
 static uint32_t first_slot(const coterie_placement_options_t *view,

@@ -8,6 +8,7 @@
 #include <coterie/session.h>
 
 #include "placement/wire.h"
+#include "runtime/bank.h"
 #include "runtime/boxes.h"
 
 /* Ranks or nodes that hold a row, by bit; predictions are refused where there
@@ -299,10 +300,6 @@ coterie_status_t coterie_auto_choose(coterie_session_t *s);
 void coterie_auto_step_ends(coterie_session_t *s);
 
 /* bank.c */
-size_t coterie_bank_scratch(const coterie_bank_t *bank);
-void coterie_bank_compute(const coterie_bank_t *bank, uint32_t layer,
-                          const coterie_expert_rows_t *rows, const float *x,
-                          float *sums, void *scratch);
 /* @return ERR_MISMATCH unless it was made for this rank and these sizes */
 coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
                                     const coterie_session_t *s);

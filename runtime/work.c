@@ -97,8 +97,8 @@ coterie_status_t coterie_work_run(coterie_session_t *s)
     if (s->engine.experts != NULL)
         status = s->engine.experts(s->engine.engine, s->layer, &rows, x, sums);
     else
-        coterie_bank_compute(s->options.bank, s->layer, &rows, x, sums,
-                             work->scratch);
+        status = coterie_bank_compute(s->options.bank, s->layer, &rows, x,
+                                      sums, work->scratch);
     work->done = work->count;
     work->pair_count = 0;
     s->times.experts_ns += coterie_now_ns() - start;

@@ -25,6 +25,7 @@
 #include <coterie/model.h>
 #include <coterie/placement.h>
 #include <coterie/simulate.h>
+#include <coterie/tiers.h>
 #include <coterie/transport.h>
 
 #ifdef __cplusplus
@@ -39,6 +40,13 @@ typedef struct coterie_session coterie_session_t;
  * bank. The model must outlive only this call. */
 COTERIE_API coterie_status_t coterie_bank_create(
     const coterie_model_t *model, const coterie_placement_t *placement,
+    uint32_t rank, coterie_bank_t **bank_p);
+
+/** Has one rank's experts in tiers, which must outlive the bank and may serve
+ * other ranks' banks, too. Computes the same bits as a bank in memory; what
+ * the engine gives as rows' `predicted` is read ahead, in every mode. */
+COTERIE_API coterie_status_t coterie_bank_create_tiered(
+    coterie_tiers_t *tiers, const coterie_placement_t *placement,
     uint32_t rank, coterie_bank_t **bank_p);
 
 /** Accepts NULL. */
@@ -115,9 +123,10 @@ typedef struct coterie_rows {
     const float *normed;       /**< in: [count, hidden] experts' input */
     const int32_t *topk_ids;   /**< in: [count, k]; -1 = none */
     const float *topk_weights; /**< in: [count, k] */
-    /** In, forward: [count, predicted_k] what the router of the next MoE layer
-     * says of these hidden states; NULL: the whole group. Must be the same
-     * bits wherever a row is. */
+    /** In: [count, predicted_k] what the router of the next MoE layer says of
+     * these hidden states; NULL: nothing. Forward goes there instead of to the
+     * whole group, and needs the same bits wherever a row is; tiers read these
+     * experts ahead. */
     const int32_t *predicted;
 } coterie_rows_t;
 

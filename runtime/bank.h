@@ -1,0 +1,43 @@
+#ifndef COTERIE_RUNTIME_BANK_H
+#define COTERIE_RUNTIME_BANK_H
+/* Inside a bank: all of a rank's experts in memory, or in tiers that several
+ * ranks share. */
+#include <coterie/session.h>
+
+#include "offload/tiers.h"
+
+struct coterie_bank {
+    uint32_t rank, layer_count, expert_count;
+    uint32_t slot_count; /* this rank's, of each layer */
+    coterie_ffn_shape_t shape;
+    coterie_expert_weights_t *experts; /* [layer, slot] */
+    unsigned char *arena;              /* their records */
+
+    coterie_tiers_t *tiers; /* NULL: all that follows is unused */
+    coterie_expert_format_t format;
+    uint32_t *items; /* [layer, slot], or COTERIE_ITEM_NONE */
+};
+
+size_t coterie_bank_scratch(const coterie_bank_t *bank);
+
+/* Adds every pair's weighted expert output to sums.
+ * @return what a failed read says; a bank without tiers never fails */
+coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
+                                      uint32_t layer,
+                                      const coterie_expert_rows_t *rows,
+                                      const float *x, float *sums,
+                                      void *scratch);
+
+/* The router is likely to choose these experts at a layer, -1 = none. */
+void coterie_bank_expect(const coterie_bank_t *bank, uint32_t layer,
+                         const int32_t *experts, size_t count);
+
+/* bank_tiers.c: the same of a bank that has tiers. */
+size_t coterie_bank_tiers_scratch(const coterie_bank_t *bank);
+coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,
+                                            uint32_t layer,
+                                            const coterie_expert_rows_t *rows,
+                                            const float *x, float *sums,
+                                            void *scratch);
+
+#endif
