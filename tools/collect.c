@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/budget.h"
 #include "tools/rank.h"
 
 static coterie_status_t counts_collect(rank_t *r, results_t *results);
@@ -17,6 +18,8 @@ coterie_status_t rank_collect(rank_t *r, results_t *results)
 {
     coterie_status_t status = counts_collect(r, results);
 
+    if (status == COTERIE_OK) /* by now every rank has made its last step */
+        status = budget_collect(r, results);
     if (status == COTERIE_OK)
         status = tokens_collect(r, results);
     if (status == COTERIE_OK && r->logits != NULL)

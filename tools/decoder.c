@@ -283,8 +283,8 @@ static coterie_status_t experts_add(decoder_t *d, coterie_session_t *session,
                                     const layer_weights_t *layer)
 {
     const decoder_options_t *o = &d->options;
-    bool steer = o->steer && d->mode == COTERIE_MODE_FORWARD;
-    bool guess = steer || (o->predict && o->recorder != NULL);
+    bool tell = d->mode == COTERIE_MODE_FORWARD ? o->steer : o->ahead;
+    bool guess = tell || (o->predict && o->recorder != NULL);
     coterie_status_t status =
         route(d, layer, d->normed, d->ids, d->gates);
     coterie_rows_t swapped;
@@ -292,7 +292,7 @@ static coterie_status_t experts_add(decoder_t *d, coterie_session_t *session,
     d->here.normed = d->normed;
     d->here.topk_ids = d->ids;
     d->here.topk_weights = d->gates;
-    d->here.predicted = steer ? d->predicted : NULL;
+    d->here.predicted = tell ? d->predicted : NULL;
     if (status == COTERIE_OK && guess)
         status = predict(d, layer->moe_layer + 1);
     if (status == COTERIE_OK && o->recorder != NULL)

@@ -21,6 +21,7 @@ typedef struct decoder_options {
     bool share_kv; /* rows may move: other ranks need their K/V */
     bool predict;  /* guess the next layer's experts, for the recorder */
     bool steer;    /* and, in forward mode, for the session */
+    bool ahead;    /* and, in other modes, for its tiers to read ahead */
     sampler_t sampler;
     coterie_trace_recorder_t *recorder; /* or NULL */
     int32_t *tokens; /* [start[sequences]]: prompts; samples are added */

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "tools/budget.h"
 #include "tools/job.h"
 #include "tools/modes.h"
 
@@ -37,6 +38,8 @@ coterie_status_t job_open(const run_options_t *options, const char *model,
         status = weights_create(job->model, &job->weights);
     if (status == COTERIE_OK)
         status = length_check(job);
+    if (status == COTERIE_OK)
+        status = budget_open(job);
     return status;
 }
 
@@ -45,6 +48,7 @@ void job_close(job_t *job)
     prompts_destroy(&job->prompts);
     coterie_placement_destroy(job->placement);
     weights_destroy(job->weights);
+    coterie_tiers_destroy(job->tiers); /* before the model, which it reads */
     coterie_model_close(job->model);
     *job = (job_t){0};
 }

@@ -15,7 +15,8 @@ typedef struct run_options {
     uint32_t predict;   /* predict_choice_t */
     uint32_t seed;
     double temperature, link_latency, link_bandwidth;
-    const char *placement, *trace, *logits;
+    const char *placement, *trace, *logits, *budget;
+    uint32_t policy; /* coterie_policy_kind_t */
     bool json, force;
 } run_options_t;
 
@@ -32,6 +33,7 @@ typedef struct job {
     coterie_model_t *model;
     weights_t *weights;
     coterie_placement_t *placement;
+    coterie_tiers_t *tiers; /* NULL: all experts are in memory */
     prompts_t prompts;
     coterie_mode_t mode;
     coterie_group_t group;
@@ -45,6 +47,7 @@ typedef struct results {
     coterie_trace_t *trace;     /* if asked for */
     coterie_counts_t counts[2]; /* over all ranks, by coterie_phase_t */
     coterie_times_t times;      /* mean of the ranks */
+    coterie_tiers_counts_t tiers;
     double prefill_s, decode_s;
 } results_t;
 

@@ -1,8 +1,8 @@
 bin_PROGRAMS = coterie
 coterie_SOURCES = tools/main.c tools/command.c tools/command.h \
 	tools/report.c tools/report.h tools/modes.c tools/modes.h \
-	tools/pack.c tools/trace.c tools/place.c tools/sim.c tools/info.c \
-	tools/convert.c \
+	tools/budget.c tools/budget.h tools/pack.c tools/trace.c \
+	tools/place.c tools/sim.c tools/info.c tools/convert.c \
 	tools/run.c tools/job.c tools/job.h tools/prompts.c tools/prompts.h \
 	tools/ranks.c tools/rank.c tools/rank.h tools/collect.c \
 	tools/npy.c tools/npy.h \

@@ -12,6 +12,7 @@ enum { HOST_SIZE = 64 };
 
 static coterie_status_t crowd_warn(rank_t *r);
 static coterie_status_t rank_open(rank_t *r);
+static coterie_status_t bank_open(rank_t *r);
 static coterie_status_t arrays_create(rank_t *r);
 static coterie_status_t recorder_open(rank_t *r);
 static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows);
@@ -76,8 +77,7 @@ static coterie_status_t rank_open(rank_t *r)
     for (uint32_t s = 0; s < p->count; s++)
         rows += p->length[s]; /* prefill's; a decode step has fewer */
     if (status == COTERIE_OK)
-        status = coterie_bank_create(r->job->model, r->job->placement,
-                                     r->index, &r->bank);
+        status = bank_open(r);
     if (status == COTERIE_OK && r->job->options->trace != NULL)
         status = recorder_open(r);
     if (status == COTERIE_OK)
@@ -85,6 +85,16 @@ static coterie_status_t rank_open(rank_t *r)
     if (status == COTERIE_OK)
         status = session_open(r, (uint32_t)rows);
     return status;
+}
+
+static coterie_status_t bank_open(rank_t *r)
+{
+    const job_t *job = r->job;
+
+    if (job->tiers != NULL)
+        return coterie_bank_create_tiered(job->tiers, job->placement,
+                                          r->index, &r->bank);
+    return coterie_bank_create(job->model, job->placement, r->index, &r->bank);
 }
 
 static coterie_status_t arrays_create(rank_t *r)
@@ -134,6 +144,7 @@ static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows)
         .share_kv = job->group != COTERIE_GROUP_NONE,
         .predict = predict,
         .steer = predict && job->group == COTERIE_GROUP_ALL,
+        .ahead = predict && job->tiers != NULL,
         .sampler = {.seed = job->options->seed,
                     .temperature = job->options->temperature},
         .recorder = r->recorder,
@@ -151,7 +162,7 @@ static coterie_status_t session_open(rank_t *r, uint32_t max_rows)
     const job_t *job = r->job;
     const coterie_model_config_t *c = &job->weights->config;
     bool predict = job->options->predict == PREDICT_ROUTER &&
-                   job->group == COTERIE_GROUP_ALL;
+                   (job->group == COTERIE_GROUP_ALL || job->tiers != NULL);
     coterie_session_options_t options = COTERIE_SESSION_OPTIONS_INIT;
 
     options.transport = r->transport;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tools/budget.h"
 #include "tools/job.h"
 #include "tools/modes.h"
 #include "tools/npy.h"
@@ -56,6 +57,10 @@ static const option_spec_t run_specs[] = {
      "ranks that share keys and values", 0, 0, group_choices},
     {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group",
      "forward: where next, guessed or everywhere", 0, 0, predict_names},
+    {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|BYTES",
+     "memory for experts; the store has the others", 0, 0, NULL},
+    {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",
+     "which experts stay in memory", 0, 0, policy_names},
     {"trace", 0, OPTION_TEXT, FIELD(trace), "OUT.npz",
      "record the routing here", 0, 0, NULL},
     {"logits", 0, OPTION_TEXT, FIELD(logits), "OUT.npy",
@@ -84,8 +89,8 @@ const command_t command_run = {
         "Every prompt is a sequence; its text goes to standard output,\n"
         "figures to standard error, or both as JSON (doc/json.md).\n"
         "A vocabulary of 256 is taken for bytes; other models take and give\n"
-        "token ids. The text is the same for any ranks, dispatch, transport\n"
-        "and placement.\n\n"
+        "token ids. The text is the same for any ranks, dispatch, transport,\n"
+        "placement and budget.\n\n"
         "With --transport mpi each process is one rank:\n"
         "  mpirun -n 4 coterie run MODEL --prompt 'The' --ranks 4 "
         "--transport mpi\n",
@@ -183,6 +188,8 @@ static coterie_status_t report_json(const job_t *job, const results_t *results)
             steps, mode_names[mode],
             json_integer((json_int_t)results->times.steps_by_mode[mode]));
     json_object_set_new(object, "decode_steps_by_mode", steps);
+    if (job->tiers != NULL)
+        json_object_set_new(object, "offload", budget_json(job, results));
     return json_print(object);
 }
 
@@ -244,6 +251,8 @@ static coterie_status_t report_text(const job_t *job, const results_t *results)
             "%.3f s in experts\n",
             decode_rate(results), 1e-9 * (double)t->exchange_ns,
             1e-9 * (double)t->wait_ns, 1e-9 * (double)t->experts_ns);
+    if (job->tiers != NULL)
+        budget_print(stderr, job, results);
     return COTERIE_OK;
 }
 

@@ -1,0 +1,23 @@
+#ifndef COTERIE_TOOLS_BUDGET_H
+#define COTERIE_TOOLS_BUDGET_H
+/* `coterie run --budget`: experts in tiers. */
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "tools/rank.h"
+
+/* By coterie_policy_kind_t. */
+extern const char *const policy_names[];
+
+/* Opens the job's tiers if it has a budget, which is for all ranks together:
+ * threads share it, each process of MPI takes an equal part. */
+coterie_status_t budget_open(job_t *job);
+
+/* What all ranks' tiers counted, for rank 0. Collective. */
+coterie_status_t budget_collect(const rank_t *r, results_t *results);
+
+json_t *budget_json(const job_t *job, const results_t *results);
+void budget_print(FILE *stream, const job_t *job, const results_t *results);
+
+#endif
