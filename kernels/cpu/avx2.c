@@ -38,24 +38,10 @@ VEC vec_t vec_load(const void *from)
     return (vec_t){_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)};
 }
 
-VEC vec_t vec_load_part(const void *from, size_t count)
-{
-    float whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load(whole);
-}
-
 VEC void vec_store(float *to, vec_t v)
 {
     _mm256_storeu_ps(to, v.low);
     _mm256_storeu_ps(to + 8, v.high);
-}
-
-VEC void vec_store_part(float *to, vec_t v, size_t count)
-{
-    float whole[COTERIE_LANES];
-    vec_store(whole, v);
-    memcpy(to, whole, count * sizeof(whole[0]));
 }
 
 VEC vec_t vec_load_f16(const void *from)
@@ -75,20 +61,6 @@ VEC vec_t vec_load_bf16(const void *from)
 {
     const __m128i *halves = from;
     return (vec_t){from_bf16(halves), from_bf16(halves + 1)};
-}
-
-VEC vec_t vec_load_f16_part(const void *from, size_t count)
-{
-    uint16_t whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load_f16(whole);
-}
-
-VEC vec_t vec_load_bf16_part(const void *from, size_t count)
-{
-    uint16_t whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load_bf16(whole);
 }
 
 #define VEC_BINARY(name, operation)                                   \

@@ -12,6 +12,7 @@
 #define VEC TARGET static inline __attribute__((always_inline))
 #define OPS coterie_cpu_avx512
 #define ISA_NAME "avx512"
+#define MASKED_PARTS
 /* 24 sums, 4 weights and the present x: 29 of 32 registers. */
 #define TILE_ROWS 6
 #define TILE_OUTPUTS 4

@@ -39,21 +39,9 @@ VEC vec_t vec_load(const void *from)
     return v;
 }
 
-VEC vec_t vec_load_part(const void *from, size_t count)
-{
-    float whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load(whole);
-}
-
 VEC void vec_store(float *to, vec_t v)
 {
     memcpy(to, &v, sizeof(v));
-}
-
-VEC void vec_store_part(float *to, vec_t v, size_t count)
-{
-    memcpy(to, &v, count * sizeof(*to));
 }
 
 VEC float float_of(uint32_t bits)
@@ -93,20 +81,6 @@ VEC vec_t vec_load_bf16(const void *from)
     for (int i = 0; i < COTERIE_LANES; i++)
         wide[i] = (uint32_t)narrow[i] << 16;
     return vec_load(wide);
-}
-
-VEC vec_t vec_load_f16_part(const void *from, size_t count)
-{
-    uint16_t whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load_f16(whole);
-}
-
-VEC vec_t vec_load_bf16_part(const void *from, size_t count)
-{
-    uint16_t whole[COTERIE_LANES] = {0};
-    memcpy(whole, from, count * sizeof(whole[0]));
-    return vec_load_bf16(whole);
 }
 
 VEC four_t choose(bits_t mask, four_t yes, four_t no)

@@ -2,7 +2,13 @@
  * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
  * lets a function use the instructions), OPS (the table's name), ISA_NAME,
  * TILE_ROWS and TILE_OUTPUTS (of the largest tile), and the lists of what tiles
- * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). */
+ * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). Where the
+ * processor has masks, MASKED_PARTS says that the vec_..._part functions are
+ * defined as well. */
+
+#if defined(__FAST_MATH__)
+#error "-ffast-math reorders sums: a row's bits would depend on its batch"
+#endif
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -15,6 +21,36 @@ INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
                                   size_t count);
 INLINE vec_t vec_silu(vec_t x);
 INLINE vec_t vec_exp(vec_t x);
+
+#if !defined(MASKED_PARTS)
+INLINE vec_t vec_load_part(const void *from, size_t count)
+{
+    float whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load(whole);
+}
+
+INLINE void vec_store_part(float *to, vec_t v, size_t count)
+{
+    float whole[COTERIE_LANES];
+    vec_store(whole, v);
+    memcpy(to, whole, count * sizeof(whole[0]));
+}
+
+INLINE vec_t vec_load_f16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_f16(whole);
+}
+
+INLINE vec_t vec_load_bf16_part(const void *from, size_t count)
+{
+    uint16_t whole[COTERIE_LANES] = {0};
+    memcpy(whole, from, count * sizeof(whole[0]));
+    return vec_load_bf16(whole);
+}
+#endif
 
 #define TILE(dtype, rows, outputs)                                        \
     TARGET static void tile_##dtype##_##rows##x##outputs(                 \
