@@ -60,7 +60,8 @@ typedef struct invocation {
 } invocation_t;
 
 extern const command_t command_pack, command_run, command_trace, command_place,
-    command_sim, command_info, command_convert;
+    command_sim, command_info, command_convert, command_cache,
+    command_predict;
 
 /* Reads the options and operands after the subcommand's name, then runs it. */
 int command_start(const command_t *command, int argc, char **argv);

@@ -7,7 +7,8 @@
 
 static const command_t *const commands[] = {
     &command_pack, &command_run,  &command_trace,  &command_place,
-    &command_sim,  &command_info, &command_convert};
+    &command_sim,  &command_info, &command_convert, &command_cache,
+    &command_predict};
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 

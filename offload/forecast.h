@@ -1,0 +1,35 @@
+#ifndef COTERIE_OFFLOAD_FORECAST_H
+#define COTERIE_OFFLOAD_FORECAST_H
+/* When each expert is needed next: what the cost-aware policy goes by. A layer
+ * comes round once a token; the chance that an expert is needed at the next
+ * turn comes from a predictor, at those after it from how often it was needed
+ * of late. One thread at a time. */
+#include "offload/policy.h"
+#include "offload/predictor.h"
+
+typedef struct coterie_forecast coterie_forecast_t;
+
+coterie_status_t coterie_forecast_create(uint32_t layer_count,
+                                         uint32_t expert_count, uint32_t k,
+                                         coterie_forecast_t **forecast_p);
+
+/* How many sets a history must keep. */
+uint32_t coterie_forecast_reach(const coterie_forecast_t *forecast);
+
+/* Starts from how often each expert was needed in earlier runs,
+ * [layer_count, expert_count]. */
+void coterie_forecast_seed(coterie_forecast_t *forecast,
+                           const uint64_t *count, coterie_policy_t *policy);
+
+/* Call once a layer, after its sets were pushed to the histories of all
+ * sequences in the step: learns from them, and tells the policy when it
+ * expects each expert of that layer (item = layer * expert_count + expert).
+ * O(experts x (k + log n)) for each sequence, n candidates. */
+void coterie_forecast_note(coterie_forecast_t *forecast,
+                           const coterie_history_t *const *histories,
+                           uint32_t count, coterie_policy_t *policy);
+
+/* Accepts NULL. */
+void coterie_forecast_destroy(coterie_forecast_t *forecast);
+
+#endif
