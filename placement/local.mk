@@ -16,18 +16,16 @@ lib_LTLIBRARIES += libcoterie-place.la
 coterie_place_library = libcoterie-place.la
 endif
 libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
-	placement/place.c placement/replicas.c \
-	placement/replicas.h placement/solve/anneal.c \
+	placement/place.c placement/placing.c placement/placing.h \
+	placement/polish.c placement/polish.h placement/replicas.c \
+	placement/replicas.h placement/report.c placement/solve/anneal.c \
 	placement/solve/assignment.c placement/solve/balance.c \
-	placement/solve/branch.c \
-	placement/solve/chain.c placement/solve/chain.h \
+	placement/solve/branch.c placement/solve/chain.c placement/solve/chain.h \
 	placement/solve/columns.c placement/solve/columns.h \
-	placement/solve/master.c \
-	placement/solve/master.h placement/solve/matching.c \
-	placement/solve/matching.h placement/solve/nodes.c placement/solve/pricing.c \
-	placement/solve/problem.c \
-	placement/solve/problem.h placement/solve/search.c \
-	placement/solve/search.h placement/solve/solve.c \
-	placement/solve/solver.h placement/solve/subsets.c
+	placement/solve/master.c placement/solve/master.h \
+	placement/solve/matching.c placement/solve/matching.h \
+	placement/solve/nodes.c placement/solve/pricing.c placement/solve/problem.c \
+	placement/solve/problem.h placement/solve/search.c placement/solve/search.h \
+	placement/solve/solve.c placement/solve/solver.h placement/solve/subsets.c
 libcoterie_place_la_LIBADD = libcoterie.la $(GLPK_LIBS)
 libcoterie_place_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined

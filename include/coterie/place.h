@@ -64,6 +64,13 @@ typedef struct coterie_place_report {
      * (always-right prediction) with this placement. */
     double held_copies_in_order, held_copies[3];
     double elapsed_s;
+    /** Copies are not quite sums over pairs. 1: the placement returned is not
+     * the best of the pairwise objective, which solver, proved, cost, bound,
+     * gap, kappa and held_cost are about, but one that moves fewer copies on
+     * train, in the mode asked, per token and layer: train_copies_polished
+     * against train_copies (both 0 where that was not tried). */
+    uint32_t polished, reserved;
+    double train_copies, train_copies_polished;
 } coterie_place_report_t;
 
 #define COTERIE_PLACE_REPORT_INIT { .size = sizeof(coterie_place_report_t) }

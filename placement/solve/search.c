@@ -20,8 +20,8 @@ int coterie_search_over(coterie_search_t *search,
     coterie_place_progress_t progress;
     double now = coterie_search_now();
 
-    if (now >= search->deadline)
-        search->stopped = 1;
+    if (now >= search->deadline && !search->stopped)
+        search->stopped = COTERIE_STOPPED_LATE;
     if (search->stopped || search->progress == NULL ||
         now < search->reported + REPORT_EVERY)
         return search->stopped;
@@ -31,7 +31,8 @@ int coterie_search_over(coterie_search_t *search,
     progress.elapsed_s = now - search->started;
     progress.left_s = search->deadline - now;
     progress.solver = search->solver;
-    search->stopped = search->progress(search->progress_arg, &progress) != 0;
+    if (search->progress(search->progress_arg, &progress) != 0)
+        search->stopped = COTERIE_STOPPED_TOLD;
     return search->stopped;
 }
 

@@ -5,6 +5,13 @@
 
 #include "placement/solve/problem.h"
 
+/* Why a search is over. */
+typedef enum coterie_stopped {
+    COTERIE_STOPPED_NOT = 0,
+    COTERIE_STOPPED_LATE, /* the deadline has passed */
+    COTERIE_STOPPED_TOLD  /* the caller said so */
+} coterie_stopped_t;
+
 typedef struct coterie_search {
     double started, deadline; /* seconds of a monotonic clock */
     double reported;          /* when progress was called last */
@@ -13,7 +20,7 @@ typedef struct coterie_search {
     void *progress_arg;
     uint64_t random;  /* state; the seed to begin with */
     const char *solver; /* at work now, for progress */
-    int stopped;        /* for good: time is up, or the caller said so */
+    int stopped; /* coterie_stopped_t; whoever moves the deadline resets it */
 } coterie_search_t;
 
 double coterie_search_now(void);
