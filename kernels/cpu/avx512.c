@@ -17,11 +17,9 @@
 #define TILE_ROWS 6
 #define TILE_OUTPUTS 4
 #define TILES(dtype)                                                      \
-    TILE(dtype, 1, 1) TILE(dtype, 2, 1) TILE(dtype, 3, 1)                 \
-    TILE(dtype, 4, 1) TILE(dtype, 5, 1) TILE(dtype, 6, 1)                 \
+    TILE(dtype, 1, 1) TILE(dtype, 2, 2)                                   \
     TILE(dtype, 1, 4) TILE(dtype, 2, 4) TILE(dtype, 3, 4)                 \
-    TILE(dtype, 4, 4) TILE(dtype, 5, 4) TILE(dtype, 6, 4)                 \
-    TILE(dtype, 2, 2)
+    TILE(dtype, 4, 4) TILE(dtype, 5, 4) TILE(dtype, 6, 4)
 #define TILE_KINDS(dtype)                                                 \
     {KIND(dtype, 1, 4), KIND(dtype, 2, 4), KIND(dtype, 3, 4),             \
      KIND(dtype, 4, 4), KIND(dtype, 5, 4), KIND(dtype, 6, 4)}

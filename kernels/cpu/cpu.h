@@ -19,8 +19,11 @@ enum {
 };
 
 /* In front of a loop of constant length that is to vanish: arrays indexed in it
- * become registers. */
-#if defined(__clang__)
+ * become registers. Sanitizers check every index of what is left, which takes
+ * a compiler minutes. */
+#if defined(COTERIE_SANITIZED)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
@@ -41,10 +44,10 @@ typedef struct coterie_tile {
 
 typedef void (*coterie_tile_fn)(const coterie_tile_t *tile);
 
-/* Tiles of some number of rows: of the outputs that suit it, and of one. */
+/* Tiles of some number of rows, and the outputs that suit it. */
 typedef struct coterie_tile_kind {
     uint32_t outputs;
-    coterie_tile_fn run, run_single;
+    coterie_tile_fn run;
 } coterie_tile_kind_t;
 
 typedef struct coterie_cpu_ops {
@@ -54,6 +57,7 @@ typedef struct coterie_cpu_ops {
      * of them if rows are few, so that weights are one or two streams. */
     coterie_tile_kind_t tile[3][COTERIE_TILE_ROWS_MAX];
     coterie_tile_kind_t tile_stream[3][COTERIE_TILE_ROWS_MAX];
+    coterie_tile_fn tile_single[3]; /* one row, one output: what is left over */
     /* up[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(size_t count, const float *gate, float *up);
     /* y[i] += scale * x[i] */

@@ -17,6 +17,7 @@ enum { STREAM_MIN = 1024, STREAM_MAX = 4096 };
 typedef struct job {
     const coterie_product_t *product;
     const coterie_tile_kind_t *kinds; /* by rows - 1 */
+    coterie_tile_fn single;
     uint32_t rows_max;
     size_t element; /* bytes of a weight */
 } job_t;
@@ -29,8 +30,8 @@ static void stream(const job_t *job);
 static void compute(const job_t *job, range_t outputs, uint32_t inner);
 static void rows_at(const coterie_product_t *product, range_t rows,
                     uint32_t inner, const float **x);
-static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
-                      uint32_t outputs);
+static void run_tiles(const job_t *job, const coterie_tile_t *tile,
+                      uint32_t rows, uint32_t outputs);
 static coterie_tile_t tile_at(const job_t *job, uint32_t output,
                               uint32_t inner);
 static const char *ahead_of(const job_t *job, uint32_t output,
@@ -51,6 +52,7 @@ void coterie_cpu_product(const coterie_cpu_ops_t *ops,
         .kinds = size > STREAM_MIN && size <= STREAM_MAX
                      ? ops->tile_stream[product->dtype - 1]
                      : ops->tile[product->dtype - 1],
+        .single = ops->tile_single[product->dtype - 1],
         .rows_max = ops->rows,
         .element = coterie_dtype_size(product->dtype),
     };
@@ -129,8 +131,8 @@ static void rows_at(const coterie_product_t *product, range_t rows,
 
 /* All rows of a tile times `outputs` outputs, which may be fewer than the
  * tile's kind has: then one by one. */
-static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
-                      uint32_t outputs)
+static void run_tiles(const job_t *job, const coterie_tile_t *tile,
+                      uint32_t rows, uint32_t outputs)
 {
     const coterie_tile_kind_t *kind = &job->kinds[rows - 1];
 
@@ -138,11 +140,14 @@ static void run_tiles(const job_t *job, coterie_tile_t *tile, uint32_t rows,
         kind->run(tile);
         return;
     }
-    for (uint32_t o = 0; o < outputs; o++) {
-        kind->run_single(tile);
-        tile->weight += tile->weight_stride;
-        tile->y++;
-    }
+    for (uint32_t o = 0; o < outputs; o++)
+        for (uint32_t row = 0; row < rows; row++) {
+            coterie_tile_t single = *tile;
+            single.x += row;
+            single.weight += o * tile->weight_stride;
+            single.y += row * tile->y_stride + o;
+            job->single(&single);
+        }
 }
 
 static coterie_tile_t tile_at(const job_t *job, uint32_t output,

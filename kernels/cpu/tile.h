@@ -58,8 +58,8 @@ INLINE vec_t vec_load_bf16_part(const void *from, size_t count)
     {                                                                     \
         tile_body(tile, rows, outputs, COTERIE_DTYPE_##dtype);            \
     }
-#define KIND(dtype, rows, outputs)                                        \
-    {outputs, tile_##dtype##_##rows##x##outputs, tile_##dtype##_##rows##x1}
+#define KIND(dtype, rows, outputs) \
+    {outputs, tile_##dtype##_##rows##x##outputs}
 
 TILES(F32)
 TILES(F16)
@@ -121,6 +121,7 @@ const coterie_cpu_ops_t OPS = {
     .tile = {TILE_KINDS(F32), TILE_KINDS(F16), TILE_KINDS(BF16)},
     .tile_stream = {TILE_KINDS_STREAM(F32), TILE_KINDS_STREAM(F16),
                     TILE_KINDS_STREAM(BF16)},
+    .tile_single = {tile_F32_1x1, tile_F16_1x1, tile_BF16_1x1},
     .silu_mul = silu_mul,
     .add_scaled = add_scaled,
     .rms_norm = rms_norm,
