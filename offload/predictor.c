@@ -46,10 +46,11 @@ struct coterie_predictor {
     mixture_t *mixture;  /* [layer] */
     coterie_glimpse_t glimpse; /* of the latest call, as all below */
     int speaks[VOICES];
-    float *odds[VOICES]; /* [expert], as the next two */
-    float *chance[VOICES + 1];
-    float *chosen;
-    float *memory; /* of these three */
+    uint32_t lane_count;
+    coterie_lanes_t *odds[VOICES]; /* [lane], as the next two */
+    coterie_lanes_t *chance[VOICES + 1];
+    coterie_lanes_t *chosen;
+    coterie_lanes_t *memory; /* of these three */
 };
 
 static coterie_status_t shape_check(const coterie_predictor_shape_t *shape);
@@ -64,8 +65,6 @@ static void stack_odds(coterie_predictor_t *predictor,
 static void voices_average(coterie_predictor_t *predictor,
                            const mixture_t *mixture);
 static void stack_learn(coterie_predictor_t *predictor, mixture_t *mixture);
-static double loss_of(const coterie_predictor_t *predictor,
-                      const float *chance);
 
 coterie_status_t coterie_predictor_create(
     const coterie_predictor_shape_t *shape, coterie_predictor_t **predictor_p)
@@ -122,23 +121,25 @@ void coterie_predictor_learn(coterie_predictor_t *predictor,
                              const int16_t *chosen)
 {
     mixture_t *mixture = &predictor->mixture[predictor->glimpse.layer];
+    float *truth = (float *)predictor->chosen;
+    uint32_t experts = predictor->shape.expert_count;
 
-    memset(predictor->chosen, 0,
-           predictor->shape.expert_count * sizeof(float));
+    memset(truth, 0, experts * sizeof(*truth));
     for (uint32_t i = 0; i < predictor->shape.k; i++)
         if (chosen[i] >= 0)
-            predictor->chosen[chosen[i]] = 1;
+            truth[chosen[i]] = 1;
     stack_learn(predictor, mixture);
-    /* Who was silent is taken to agree with the blend. */
-    for (int i = 0; i < VOICES; i++)
+    for (int i = 0; i < VOICES; i++) {
+        /* Who was silent is taken to agree with the blend. */
+        int voice = predictor->speaks[i] ? i : (int)VOICES;
         mixture->loss[i] =
             memory * mixture->loss[i] +
-            loss_of(predictor, predictor->chance[predictor->speaks[i]
-                                                     ? i
-                                                     : (int)VOICES]);
+            coterie_chance_loss((const float *)predictor->chance[voice],
+                                truth, experts);
+    }
     for (int i = 0; i < PARTS; i++)
         parts[i]->learn(predictor->part[i], &predictor->glimpse,
-                        predictor->chance[i], predictor->chosen);
+                        (const float *)predictor->chance[i], truth);
 }
 
 const float *coterie_predictor_chance(const coterie_predictor_t *predictor,
@@ -146,7 +147,7 @@ const float *coterie_predictor_chance(const coterie_predictor_t *predictor,
 {
     if (part != COTERIE_PREDICTION_BLEND && !predictor->speaks[part])
         return NULL;
-    return predictor->chance[part];
+    return (const float *)predictor->chance[part];
 }
 
 void coterie_predictor_destroy(coterie_predictor_t *predictor)
@@ -204,16 +205,18 @@ static void source_add(coterie_predictor_t *predictor, uint32_t offset)
 static coterie_status_t arrays_allocate(coterie_predictor_t *predictor)
 {
     const coterie_predictor_shape_t *shape = &predictor->shape;
-    size_t count = (2 * VOICES + 2) * (size_t)shape->expert_count;
-    float *next = calloc(count, sizeof(*next));
+    uint32_t lanes = coterie_lane_count(shape->expert_count);
+    size_t count = (2 * VOICES + 2) * (size_t)lanes;
+    coterie_lanes_t *next = coterie_lanes_allocate(count);
 
+    predictor->lane_count = lanes;
     predictor->memory = next;
     predictor->mixture = calloc(shape->layer_count, sizeof(mixture_t));
     if (next == NULL || predictor->mixture == NULL)
         return coterie_fail_memory(count * sizeof(*next), "a predictor");
-    for (int i = 0; i < VOICES; i++, next += shape->expert_count)
+    for (int i = 0; i < VOICES; i++, next += lanes)
         predictor->odds[i] = next;
-    for (int i = 0; i <= VOICES; i++, next += shape->expert_count)
+    for (int i = 0; i <= VOICES; i++, next += lanes)
         predictor->chance[i] = next;
     predictor->chosen = next;
     for (uint32_t layer = 0; layer < shape->layer_count; layer++)
@@ -237,36 +240,36 @@ static void voices_hear(coterie_predictor_t *predictor)
 {
     const coterie_glimpse_t *glimpse = &predictor->glimpse;
     const mixture_t *mixture = &predictor->mixture[glimpse->layer];
-    uint32_t experts = predictor->shape.expert_count;
 
     for (int i = 0; i < PARTS; i++)
         predictor->speaks[i] =
-            parts[i]->odds(predictor->part[i], glimpse, predictor->odds[i]);
+            parts[i]->odds(predictor->part[i], glimpse,
+                           (float *)predictor->odds[i]);
     stack_odds(predictor, mixture);
     for (int i = 0; i < VOICES; i++)
-        for (uint32_t e = 0; e < experts && predictor->speaks[i]; e++)
-            predictor->chance[i][e] = coterie_chance_of(predictor->odds[i][e]);
+        for (uint32_t j = 0; j < predictor->lane_count; j++)
+            predictor->chance[i][j] =
+                coterie_lanes_chance(predictor->odds[i][j]);
     voices_average(predictor, mixture);
 }
 
 static void stack_odds(coterie_predictor_t *predictor,
                        const mixture_t *mixture)
 {
-    float *sum = predictor->odds[COTERIE_PREDICTION_STACK];
-    uint32_t experts = predictor->shape.expert_count;
+    coterie_lanes_t *sum = predictor->odds[COTERIE_PREDICTION_STACK];
 
-    memset(sum, 0, experts * sizeof(*sum));
+    memset(sum, 0, predictor->lane_count * sizeof(*sum));
     for (int i = 0; i < PARTS; i++)
-        for (uint32_t e = 0; e < experts && predictor->speaks[i]; e++)
-            sum[e] += mixture->weight[i] * predictor->odds[i][e];
+        for (uint32_t j = 0; j < predictor->lane_count; j++)
+            if (predictor->speaks[i])
+                sum[j] += mixture->weight[i] * predictor->odds[i][j];
     predictor->speaks[COTERIE_PREDICTION_STACK] = 1;
 }
 
 static void voices_average(coterie_predictor_t *predictor,
                            const mixture_t *mixture)
 {
-    float *blend = predictor->chance[COTERIE_PREDICTION_BLEND];
-    uint32_t experts = predictor->shape.expert_count;
+    coterie_lanes_t *blend = predictor->chance[COTERIE_PREDICTION_BLEND];
     double least = INFINITY, total = 0, trust[VOICES];
 
     for (int i = 0; i < VOICES; i++)
@@ -277,46 +280,35 @@ static void voices_average(coterie_predictor_t *predictor,
             predictor->speaks[i] ? exp(least - mixture->loss[i]) : 0;
         total += trust[i];
     }
-    memset(blend, 0, experts * sizeof(*blend));
+    memset(blend, 0, predictor->lane_count * sizeof(*blend));
     for (int i = 0; i < VOICES; i++) {
         float share = (float)(trust[i] / total);
-        for (uint32_t e = 0; e < experts && share > 0; e++)
-            blend[e] += share * predictor->chance[i][e];
+        for (uint32_t j = 0; j < predictor->lane_count && share > 0; j++)
+            blend[j] += share * predictor->chance[i][j];
     }
+    for (uint32_t j = 0; j < predictor->lane_count; j++)
+        blend[j] = coterie_lanes_possible(blend[j]);
 }
 
 /* Gradient steps of the logarithmic loss, shorter where it has been steep. */
 static void stack_learn(coterie_predictor_t *predictor, mixture_t *mixture)
 {
-    const float *chance = predictor->chance[COTERIE_PREDICTION_STACK];
-    const float *chosen = predictor->chosen;
+    const coterie_lanes_t *chance =
+        predictor->chance[COTERIE_PREDICTION_STACK];
 
     for (int i = 0; i < PARTS; i++) {
+        coterie_lanes_t slopes = {0};
         float slope = 0;
         if (!predictor->speaks[i])
             continue;
-        for (uint32_t e = 0; e < predictor->shape.expert_count; e++)
-            slope += (chance[e] - chosen[e]) * predictor->odds[i][e];
+        for (uint32_t j = 0; j < predictor->lane_count; j++)
+            slopes += (chance[j] - predictor->chosen[j]) *
+                      predictor->odds[i][j];
+        for (int j = 0; j < COTERIE_LANES; j++)
+            slope += slopes[j];
         mixture->steepness[i] =
             (float)memory * mixture->steepness[i] + slope * slope;
         mixture->weight[i] -=
             stack_step * slope / sqrtf(1 + mixture->steepness[i]);
     }
-}
-
-static double loss_of(const coterie_predictor_t *predictor,
-                      const float *chance)
-{
-    enum { RUN = 32 }; /* products of so many chances stay in range */
-    const float *chosen = predictor->chosen;
-    double loss = 0, product = 1;
-
-    for (uint32_t e = 0; e < predictor->shape.expert_count; e++) {
-        product *= chosen[e] > 0 ? chance[e] : 1 - chance[e];
-        if (e % RUN == RUN - 1) {
-            loss -= log(product);
-            product = 1;
-        }
-    }
-    return loss - log(product);
 }

@@ -9,6 +9,8 @@
 #include "offload/chance.h"
 #include "offload/predictor.h"
 
+static const float mean_last = 4096;
+
 enum { RANKS = COTERIE_K_MAX + 1 }; /* the last: experts not listed */
 
 typedef struct rank_mean {
@@ -29,6 +31,7 @@ static void router_learn(coterie_part_t *part,
                          const float *chosen);
 static void router_destroy(coterie_part_t *part);
 static uint32_t listed(const coterie_glimpse_t *glimpse);
+static float odds_of(float chance);
 static void rank_learn(rank_mean_t *rank, float truth);
 
 const coterie_part_ops_t coterie_part_router = {router_create, router_odds,
@@ -57,14 +60,14 @@ static int router_odds(const coterie_part_t *part,
     const router_t *router = (const router_t *)part;
     const rank_mean_t *ranks = router->ranks + glimpse->layer * RANKS;
     uint32_t count = listed(glimpse);
-    float other = coterie_chance_odds(ranks[RANKS - 1].mean);
+    float other = odds_of(ranks[RANKS - 1].mean);
 
     if (count == 0)
         return 0;
     for (uint32_t e = 0; e < part->shape.expert_count; e++)
         odds[e] = other;
     for (uint32_t i = 0; i < count; i++)
-        odds[glimpse->hint[i]] = coterie_chance_odds(ranks[i].mean);
+        odds[glimpse->hint[i]] = odds_of(ranks[i].mean);
     return 1;
 }
 
@@ -106,7 +109,13 @@ static uint32_t listed(const coterie_glimpse_t *glimpse)
     return count;
 }
 
+static float odds_of(float chance)
+{
+    return coterie_lanes_odds((coterie_lanes_t){0} + chance)[0];
+}
+
 static void rank_learn(rank_mean_t *rank, float truth)
 {
-    rank->mean += coterie_chance_step(&rank->seen) * (truth - rank->mean);
+    rank->mean += coterie_chance_step(&rank->seen, mean_last) *
+                  (truth - rank->mean);
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/options.h"
+#include "offload/chance.h"
 #include "offload/predictor.h"
 
 enum { PROGRESS_TOKENS = 256 };
@@ -21,6 +22,7 @@ typedef struct scorer {
     coterie_score_options_t options;
     coterie_predictor_t *predictor;
     coterie_history_t *history;
+    float *chosen; /* [expert]: 1 or 0, of the set being scored */
     coterie_score_result_t result; /* sums, until the end */
 } scorer_t;
 
@@ -29,12 +31,10 @@ static coterie_status_t options_check(const coterie_trace_view_t *view,
 static void sequence_score(scorer_t *scorer, uint64_t first, uint64_t end);
 static void set_play(scorer_t *scorer, place_t place, int counts);
 static void set_score(scorer_t *scorer, const int16_t *ids);
-static void voice_score(const coterie_trace_view_t *view, const int16_t *ids,
+static void voice_score(const scorer_t *scorer, const int16_t *ids,
                         const float *chance, coterie_score_t *score);
-static void calibration_note(scorer_t *scorer, const int16_t *ids,
-                             const float *chance);
+static void calibration_note(scorer_t *scorer, const float *chance);
 static uint32_t rank_of(const float *chance, uint32_t count, uint32_t expert);
-static int is_among(const int16_t *ids, uint32_t k, uint32_t expert);
 static void result_finish(coterie_score_result_t *result);
 
 coterie_status_t coterie_predictor_score(
@@ -61,6 +61,12 @@ coterie_status_t coterie_predictor_score(
             &scorer.history);
     if (status != COTERIE_OK)
         goto out;
+    scorer.chosen = calloc(trace->expert_count, sizeof(float));
+    if (scorer.chosen == NULL) {
+        status = coterie_fail_memory(trace->expert_count * sizeof(float),
+                                     "scoring");
+        goto out;
+    }
     for (uint64_t s = 0; s < trace->sequence_count; s++)
         sequence_score(&scorer, trace->seq_start[s], trace->seq_start[s + 1]);
     result_finish(&scorer.result);
@@ -68,6 +74,7 @@ coterie_status_t coterie_predictor_score(
         scorer.result.size = result->size; /* an older caller's is shorter */
     memcpy(result, &scorer.result, scorer.result.size);
 out:
+    free(scorer.chosen);
     coterie_history_destroy(scorer.history);
     coterie_predictor_destroy(scorer.predictor);
     return status;
@@ -131,45 +138,50 @@ static void set_play(scorer_t *scorer, place_t place, int counts)
 
 static void set_score(scorer_t *scorer, const int16_t *ids)
 {
+    const coterie_trace_view_t *view = scorer->view;
+
+    for (uint32_t i = 0; i < view->k; i++)
+        if (ids[i] >= 0)
+            scorer->chosen[ids[i]] = 1;
     for (int i = 0; i < COTERIE_PREDICTIONS; i++) {
         const float *chance = coterie_predictor_chance(
             scorer->predictor, (coterie_prediction_t)i);
         if (chance != NULL)
-            voice_score(scorer->view, ids, chance, &scorer->result.score[i]);
+            voice_score(scorer, ids, chance, &scorer->result.score[i]);
         if (i == COTERIE_PREDICTION_BLEND)
-            calibration_note(scorer, ids, chance);
+            calibration_note(scorer, chance);
     }
+    for (uint32_t i = 0; i < view->k; i++)
+        if (ids[i] >= 0)
+            scorer->chosen[ids[i]] = 0;
 }
 
-static void voice_score(const coterie_trace_view_t *view, const int16_t *ids,
+static void voice_score(const scorer_t *scorer, const int16_t *ids,
                         const float *chance, coterie_score_t *score)
 {
+    uint32_t k = scorer->view->k, experts = scorer->view->expert_count;
+
     score->sets++;
-    for (uint32_t i = 0; i < view->k; i++) {
+    for (uint32_t i = 0; i < k; i++) {
         uint32_t rank;
         if (ids[i] < 0)
             continue;
         score->uses++;
-        rank = rank_of(chance, view->expert_count, (uint32_t)ids[i]);
-        score->recall_k += rank < view->k;
-        score->recall_2k += rank < 2 * view->k;
+        rank = rank_of(chance, experts, (uint32_t)ids[i]);
+        score->recall_k += rank < k;
+        score->recall_2k += rank < 2 * k;
     }
-    for (uint32_t e = 0; e < view->expert_count; e++)
-        score->log_loss -= logf(is_among(ids, view->k, e) ? chance[e]
-                                                          : 1 - chance[e]);
+    score->log_loss += coterie_chance_loss(chance, scorer->chosen, experts);
 }
 
-static void calibration_note(scorer_t *scorer, const int16_t *ids,
-                             const float *chance)
+static void calibration_note(scorer_t *scorer, const float *chance)
 {
-    const coterie_trace_view_t *view = scorer->view;
-
-    for (uint32_t e = 0; e < view->expert_count; e++) {
+    for (uint32_t e = 0; e < scorer->view->expert_count; e++) {
         int bin = (int)(chance[e] * COTERIE_CALIBRATION_BINS);
         coterie_calibration_t *c = &scorer->result.calibration[bin];
         c->count++;
         c->chance += chance[e];
-        c->frequency += is_among(ids, view->k, e);
+        c->frequency += scorer->chosen[e];
     }
 }
 
@@ -182,14 +194,6 @@ static uint32_t rank_of(const float *chance, uint32_t count, uint32_t expert)
         rank += chance[e] > chance[expert] ||
                 (chance[e] == chance[expert] && e < expert);
     return rank;
-}
-
-static int is_among(const int16_t *ids, uint32_t k, uint32_t expert)
-{
-    for (uint32_t i = 0; i < k; i++)
-        if (ids[i] == (int)expert)
-            return 1;
-    return 0;
 }
 
 static void result_finish(coterie_score_result_t *result)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/budget.h"
 #include "tools/command.h"
 #include "tools/playing.h"
 
@@ -23,9 +24,6 @@ typedef struct cache_job {
     uint64_t *hot;
     coterie_replay_options_t replay;
 } cache_job_t;
-
-/* By coterie_policy_kind_t, after one for "not said". */
-static const char *const policy_names[] = {"lru", "lfu", "cost", NULL};
 
 static int cache_run(const invocation_t *in);
 static coterie_status_t record_size_read(cache_job_t *job);
