@@ -1,0 +1,115 @@
+#include "config.h"
+
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "bench/storage_raw.h"
+
+enum { PAGE = 4096, STATE_SEED = 12345 };
+
+static int ring_open(struct io_uring *ring, unsigned depth, int file,
+                     void *memory, size_t size);
+static void ring_read(struct io_uring *ring, uint64_t place, unsigned slot,
+                      size_t block, void *memory);
+
+double storage_raw_ring(const char *path, uint64_t file_size, size_t block,
+                        unsigned depth, uint64_t size, void *memory)
+{
+    int file = open(path, O_RDONLY | O_DIRECT);
+    uint64_t count = size / block, begun = 0, done = 0;
+    struct io_uring ring;
+    double start, took = -1;
+
+    if (file < 0)
+        return -1;
+    if (ring_open(&ring, depth, file, memory, depth * block) != 0)
+        goto out;
+    start = bench_seconds();
+    for (; begun < depth && begun < count; begun++)
+        ring_read(&ring, storage_raw_place(file_size, block), (unsigned)begun,
+                  block, memory);
+    for (; done < count; done++) {
+        struct io_uring_cqe *cqe;
+        unsigned slot;
+
+        if (io_uring_submit_and_wait(&ring, 1) < 0 ||
+            io_uring_peek_cqe(&ring, &cqe) != 0 || cqe->res != (int)block)
+            goto out_ring;
+        slot = (unsigned)io_uring_cqe_get_data64(cqe);
+        io_uring_cqe_seen(&ring, cqe);
+        if (begun++ < count)
+            ring_read(&ring, storage_raw_place(file_size, block), slot, block,
+                      memory);
+    }
+    took = bench_seconds() - start;
+out_ring:
+    io_uring_queue_exit(&ring);
+out:
+    close(file);
+    return took;
+}
+
+double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
+                          uint64_t size)
+{
+    int file = open(path, O_RDONLY);
+    volatile unsigned char seen = 0;
+    const unsigned char *data;
+    double start;
+
+    if (file < 0)
+        return -1;
+    posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+    data = mmap(NULL, file_size, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    if (data == MAP_FAILED)
+        return -1;
+    start = bench_seconds();
+    for (uint64_t done = 0; done + block <= size; done += block) {
+        uint64_t place = storage_raw_place(file_size, block);
+
+        for (size_t i = 0; i < block; i += PAGE)
+            seen ^= data[place + i];
+    }
+    start = bench_seconds() - start;
+    munmap((void *)data, file_size);
+    return start;
+}
+
+uint64_t storage_raw_place(uint64_t file_size, size_t block)
+{
+    static uint64_t state = STATE_SEED;
+    uint64_t places = (file_size - block) / PAGE + 1;
+
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (state >> 33) % places * PAGE;
+}
+
+static int ring_open(struct io_uring *ring, unsigned depth, int file,
+                     void *memory, size_t size)
+{
+    struct iovec buffer = {memory, size};
+
+    if (io_uring_queue_init(depth, ring, 0) != 0)
+        return -1;
+    if (io_uring_register_files(ring, &file, 1) == 0 &&
+        io_uring_register_buffers(ring, &buffer, 1) == 0)
+        return 0;
+    io_uring_queue_exit(ring);
+    return -1;
+}
+
+static void ring_read(struct io_uring *ring, uint64_t place, unsigned slot,
+                      size_t block, void *memory)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+    io_uring_prep_read_fixed(sqe, 0, (char *)memory + slot * block,
+                             (unsigned)block, place, 0);
+    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_data64(sqe, slot);
+}

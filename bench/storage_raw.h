@@ -1,0 +1,21 @@
+#ifndef COTERIE_BENCH_STORAGE_RAW_H
+#define COTERIE_BENCH_STORAGE_RAW_H
+/* What a drive can give without us: direct reads through a bare io_uring, and
+ * page faults. Each reads `size` bytes of a file in blocks at random places,
+ * and returns the seconds it took, or a negative number. */
+#include <stddef.h>
+#include <stdint.h>
+
+/* @param depth   blocks under way at a time
+ * @param memory  [depth, block], in huge pages */
+double storage_raw_ring(const char *path, uint64_t file_size, size_t block,
+                        unsigned depth, uint64_t size, void *memory);
+
+/* The file mapped afresh, and not in the page cache. */
+double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
+                          uint64_t size);
+
+/* A block of the file, at a multiple of 4096. */
+uint64_t storage_raw_place(uint64_t file_size, size_t block);
+
+#endif
