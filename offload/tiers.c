@@ -20,8 +20,11 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
                                    const coterie_tiers_options_t *options);
 static void items_describe(coterie_tiers_t *tiers,
                            const coterie_model_t *model);
+static void items_seed(coterie_tiers_t *tiers, const coterie_model_t *model,
+                       const uint64_t *hot);
 static void read_done(void *arg, coterie_read_t *read);
 static void use(coterie_tiers_t *tiers, uint32_t item);
+static void expect(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
 static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
                      uint32_t *at_p);
@@ -96,6 +99,10 @@ void coterie_tiers_route(coterie_tiers_t *tiers, coterie_items_t chosen,
                          coterie_items_t refuted)
 {
     pthread_mutex_lock(&tiers->mutex);
+    if (!tiers->preloaded) { /* now that all banks are known */
+        tiers->preloaded = true;
+        coterie_items_preload(tiers);
+    }
     for (uint32_t i = 0; i < refuted.count; i++) {
         const coterie_item_t *item = &tiers->items[refuted.items[i]];
 
@@ -205,6 +212,14 @@ void coterie_tiers_counts(coterie_tiers_t *tiers,
     coterie_reader_counts(tiers->reader, &counts->bytes, &counts->retries);
 }
 
+void coterie_tiers_hot(coterie_tiers_t *tiers, uint64_t *count)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < tiers->item_count; i++)
+        count[i] = tiers->items[i].hot + tiers->items[i].uses;
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
 void coterie_tiers_describe(coterie_tiers_t *tiers, char *text, size_t size)
 {
     coterie_reader_describe(tiers->reader, text, size);
@@ -293,6 +308,8 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
     tiers->guess_first = tiers->guess_last = COTERIE_ITEM_NONE;
     status = coterie_policy_create((coterie_policy_kind_t)options->policy,
                                    tiers->item_count, &tiers->policy);
+    if (status == COTERIE_OK && options->hot != NULL)
+        items_seed(tiers, model, options->hot);
     if (status == COTERIE_OK)
         status = coterie_arena_create(
             (size_t)slots * tiers->format.record_size, tiers->counts.budget,
@@ -318,6 +335,24 @@ static void items_describe(coterie_tiers_t *tiers,
     }
 }
 
+static void items_seed(coterie_tiers_t *tiers, const coterie_model_t *model,
+                       const uint64_t *hot)
+{
+    coterie_model_config_t config = {.size = sizeof(config)};
+    double total = 0;
+
+    coterie_model_config(model, &config);
+    for (uint32_t i = 0; i < tiers->item_count; i++) {
+        tiers->items[i].hot = hot[i] / 2; /* older runs count less */
+        total += (double)tiers->items[i].hot;
+    }
+    tiers->rounds_before =
+        (uint64_t)(total / ((double)config.k * config.moe_layers));
+    for (uint32_t i = 0; i < tiers->item_count; i++)
+        if (tiers->items[i].hot > 0)
+            expect(tiers, i);
+}
+
 /* On the reader's thread. */
 static void read_done(void *arg, coterie_read_t *read)
 {
@@ -330,8 +365,6 @@ static void read_done(void *arg, coterie_read_t *read)
     pthread_mutex_unlock(&tiers->mutex);
 }
 
-/* Its next use is as far away as those before were apart; what has been used
- * once may come back at any time. Counted in layers, which is the clock. */
 static void use(coterie_tiers_t *tiers, uint32_t ordinal)
 {
     coterie_item_t *item = &tiers->items[ordinal];
@@ -342,11 +375,21 @@ static void use(coterie_tiers_t *tiers, uint32_t ordinal)
     tiers->layer_last = layer;
     item->uses++;
     coterie_policy_used(tiers->policy, ordinal);
+    expect(tiers, ordinal);
+}
+
+/* Its next use is as far away as those before were apart, counted in layers,
+ * which is the clock. */
+static void expect(coterie_tiers_t *tiers, uint32_t ordinal)
+{
+    const coterie_item_t *item = &tiers->items[ordinal];
+    double rounds = (double)(tiers->rounds_before + tiers->round + 1);
+    double apart = rounds / (double)(item->hot + item->uses);
+
     coterie_policy_expect(tiers->policy, ordinal,
-                          ((double)tiers->round +
-                           (double)(tiers->round + 1) / item->uses) *
+                          ((double)tiers->round + apart) *
                                   tiers->layer_count +
-                              layer);
+                              item->read.layer);
 }
 
 static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)

@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "offload/tiers_state.h"
 
@@ -15,6 +16,12 @@ static const unsigned followers[COTERIE_ITEM_STATE_COUNT] = {
     [COTERIE_ITEM_IN_USE] = TO(RESIDENT),
     [COTERIE_ITEM_FAILED] = TO(ABSENT)};
 
+typedef struct heat {
+    uint64_t uses;
+    uint32_t item;
+} heat_t;
+
+static int hottest_first(const void *left, const void *right);
 static uint32_t queue_pop(coterie_tiers_t *tiers);
 static uint32_t slot_get(coterie_tiers_t *tiers);
 static void evict(coterie_tiers_t *tiers, uint32_t item);
@@ -90,6 +97,29 @@ bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item)
     return true;
 }
 
+void coterie_items_preload(coterie_tiers_t *tiers)
+{
+    heat_t *heat = malloc(tiers->item_count * sizeof(*heat));
+    uint32_t count = 0;
+
+    if (heat == NULL) /* it only saves time */
+        return;
+    for (uint32_t i = 0; i < tiers->item_count; i++) {
+        const coterie_item_t *item = &tiers->items[i];
+
+        if (item->hot > 0 && item->banks > 0 &&
+            item->state == COTERIE_ITEM_ABSENT)
+            heat[count++] = (heat_t){item->hot, i};
+    }
+    qsort(heat, count, sizeof(*heat), hottest_first);
+    for (uint32_t i = 0; i < count && tiers->free_count > 0; i++) {
+        tiers->counts.preloads++;
+        read_start(tiers, &tiers->items[heat[i].item], slot_get(tiers),
+                   COTERIE_URGENCY_GUESS);
+    }
+    free(heat);
+}
+
 void coterie_item_guess_used(coterie_tiers_t *tiers, uint32_t item)
 {
     guess_end(tiers, item);
@@ -130,6 +160,15 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
                                                  : COTERIE_ITEM_ABSENT);
     }
     coterie_slots_serve(tiers);
+}
+
+static int hottest_first(const void *left, const void *right)
+{
+    const heat_t *a = left, *b = right;
+
+    if (a->uses != b->uses)
+        return a->uses < b->uses ? 1 : -1;
+    return (a->item > b->item) - (a->item < b->item);
 }
 
 static uint32_t queue_pop(coterie_tiers_t *tiers)

@@ -26,7 +26,7 @@ typedef struct coterie_item {
     uint32_t leases;
     uint32_t banks; /* that serve it */
     uint32_t queue_next;
-    double uses;  /* how often it was chosen */
+    uint64_t hot, uses; /* how often it was chosen, before us and since */
     bool guessed; /* read on a guess that is neither used nor refuted; if so, */
     uint32_t guess_previous, guess_next; /* its place among such */
 } coterie_item_t;
@@ -47,7 +47,9 @@ struct coterie_tiers {
     uint32_t guess_first, guess_last; /* guessed items, by age */
     uint32_t guess_count;
     uint32_t layer_last;
-    uint64_t round; /* how often the layers have been gone through */
+    uint64_t round; /* how often the layers have been gone through, */
+    uint64_t rounds_before; /* and in the runs that the hot counts are from */
+    bool preloaded; /* what was hot was asked for */
     coterie_tiers_counts_t counts;
 };
 
@@ -64,6 +66,9 @@ void coterie_slots_serve(coterie_tiers_t *tiers);
  * for other layers that nobody refuted may have to make room.
  * @return whether another guess may be worth trying */
 bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item);
+
+/* Fills free slots with what was hot in earlier runs. */
+void coterie_items_preload(coterie_tiers_t *tiers);
 
 /* A guessed item is wanted. */
 void coterie_item_guess_used(coterie_tiers_t *tiers, uint32_t item);

@@ -309,6 +309,30 @@ Test(tiers, compute_the_same_bits_of_more_rows_than_a_wave_keeps)
     expect_same_sums(3, ROWS);
 }
 
+Test(tiers, read_first_what_was_hot_before)
+{
+    coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
+    coterie_tiers_t *tiers = NULL;
+    uint64_t hot[ITEMS] = {[3] = 9, [5] = 8, [9] = 100}, kept[ITEMS];
+
+    options.budget = 2 * record_size;
+    options.hot = hot;
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_tiers_create(model, &options, &tiers)));
+    for (uint32_t item = 0; item < ITEMS; item++)
+        coterie_tiers_serve(tiers, item);
+    use_one(tiers, 9);
+    use_one(tiers, 3);
+    cr_expect(eq(u64, 2, counts_of(tiers).preloads));
+    cr_expect(zero(u64, counts_of(tiers).demand_reads));
+    coterie_tiers_hot(tiers, kept);
+    cr_expect(eq(u64, 51, kept[9])); /* half of it, and one use */
+    cr_expect(eq(u64, 5, kept[3]));
+    cr_expect(eq(u64, 4, kept[5]));
+    cr_expect(zero(u64, kept[0]));
+    coterie_tiers_destroy(tiers);
+}
+
 Test(tiers, report_a_store_cut_short_under_them)
 {
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
@@ -354,6 +378,30 @@ Test(tiers, let_the_command_write_the_same_text)
     json_decref(right);
 }
 
+Test(tiers, let_the_command_keep_hot_counts)
+{
+    const char *run = "run '%s' --prompt-ids 1,2 --tokens 9 --budget 50%% "
+                      "--ranks 2 --hot '%s' --json";
+    char hot[PATH_SIZE];
+    json_t *first, *second;
+
+    path_in(folder, "hot", hot);
+    first = command_json(run, path, hot);
+    second = command_json(run, path, hot);
+    cr_expect(json_equal(json_object_get(first, "sequences"),
+                         json_object_get(second, "sequences")));
+    cr_expect(zero(int, (int)json_integer_value(json_object_get(
+                            json_object_get(first, "offload"),
+                            "preloads"))));
+    cr_expect(gt(int, (int)json_integer_value(json_object_get(
+                          json_object_get(second, "offload"), "preloads")),
+                 0));
+    json_decref(first);
+    json_decref(second);
+    file_save(hot, "{}", 2);
+    expect_refused(1, hot, run, path, hot);
+}
+
 Test(tiers, let_the_command_refuse_wrong_budgets)
 {
     const char *asked = "--prompt-ids 1 --tokens 2";
@@ -364,6 +412,7 @@ Test(tiers, let_the_command_refuse_wrong_budgets)
                    path, asked);
     expect_refused(1, "give bytes", "run '%s' %s --budget 20x", path, asked);
     expect_refused(1, "give bytes", "run '%s' %s --budget -5", path, asked);
+    expect_refused(1, "needs a --budget", "run '%s' %s --hot x", path, asked);
     expect_refused(1, "at most 100", "run '%s' %s --budget 120%%", path,
                    asked);
     expect_refused(1, "coterie pack", "run '%s' %s --budget 50%%", directory,

@@ -1,62 +1,74 @@
 #include "config.h"
 
-#include <errno.h>
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/budget.h"
-
-const char *const policy_names[] = {"lru", "lfu", "cost", NULL};
+#include "tools/modes.h"
 
 static coterie_status_t budget_parse(const char *text,
                                      coterie_tiers_options_t *options);
+static coterie_status_t hot_read(const job_t *job, uint64_t **hot_p);
+static size_t items_of(const job_t *job);
+static coterie_status_t counts_collect(const rank_t *r, results_t *results);
+static coterie_status_t hot_collect(const rank_t *r, results_t *results);
 static void counts_add(const coterie_tiers_counts_t *from,
                        coterie_tiers_counts_t *to);
 static double part(uint64_t some, uint64_t all);
 
 /* Every count but its own size: added up, printed. */
 #define TIERS_MAP(X)                                                       \
-    X(budget) X(resident) X(resident_most) X(uses) X(hits) X(demand_reads) \
-    X(guess_reads) X(guesses_used) X(guesses_wasted) X(bytes) X(retries)
+    X(budget) X(resident) X(resident_most) X(uses) X(hits) X(preloads)     \
+    X(demand_reads) X(guess_reads) X(guesses_used) X(guesses_wasted)       \
+    X(bytes) X(retries)
 
 coterie_status_t budget_open(job_t *job)
 {
     const run_options_t *o = job->options;
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
+    uint64_t *hot = NULL;
     coterie_status_t status;
 
+    if (o->budget == NULL && o->hot != NULL)
+        return failure(COTERIE_ERR_INVALID, "--hot needs a --budget");
     if (o->budget == NULL)
         return COTERIE_OK;
     status = budget_parse(o->budget, &options);
+    if (status == COTERIE_OK && o->hot != NULL)
+        status = hot_read(job, &hot);
     if (status != COTERIE_OK)
         return status;
     options.policy = o->policy;
+    options.hot = hot;
     if (o->transport == TRANSPORT_MPI) {
         options.budget /= o->ranks;
         options.budget_percent /= o->ranks;
     }
-    return coterie_tiers_create(job->model, &options, &job->tiers);
+    status = coterie_tiers_create(job->model, &options, &job->tiers);
+    free(hot);
+    return status;
 }
 
 coterie_status_t budget_collect(const rank_t *r, results_t *results)
 {
-    coterie_tiers_counts_t mine, *all;
-    bool shared = r->job->options->transport == TRANSPORT_THREADS;
-    uint32_t objects = shared ? 1 : r->count;
     coterie_status_t status = COTERIE_OK;
 
-    if (r->job->tiers == NULL)
-        return COTERIE_OK;
-    coterie_tiers_counts(r->job->tiers, &mine);
-    all = malloc(r->count * sizeof(*all));
-    if (all == NULL)
-        return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
-    status = coterie_transport_allgather(r->transport, &mine, sizeof(mine),
-                                         all);
-    for (uint32_t i = 0;
-         status == COTERIE_OK && r->index == 0 && i < objects; i++)
-        counts_add(&all[i], &results->tiers);
-    free(all);
+    if (r->job->tiers != NULL)
+        status = counts_collect(r, results);
+    if (status == COTERIE_OK && r->job->options->hot != NULL)
+        status = hot_collect(r, results);
     return status;
+}
+
+coterie_status_t budget_hot_write(const job_t *job, const results_t *results)
+{
+    const coterie_model_config_t *c = &job->weights->config;
+
+    if (job->options->hot == NULL)
+        return COTERIE_OK;
+    return coterie_hot_write(job->options->hot, c->moe_layers, c->experts,
+                             results->hot);
 }
 
 json_t *budget_json(const job_t *job, const results_t *results)
@@ -88,6 +100,7 @@ void budget_print(FILE *stream, const job_t *job, const results_t *results)
             "experts: at most %.1f of %.1f MB in memory (%s); %s\n"
             "  uses, and of these in memory          %8llu %8.1f %%\n"
             "  reads because a rank waited           %8llu\n"
+            "  reads of what was hot before          %8llu\n"
             "  reads on a guess, and wasted          %8llu %8llu\n"
             "  MB read                               %8.1f\n"
             "  ranks waited for reads                %8.3f s\n",
@@ -95,32 +108,107 @@ void budget_print(FILE *stream, const job_t *job, const results_t *results)
             policy_names[job->options->policy], reading,
             (unsigned long long)c->uses, 100 * part(c->hits, c->uses),
             (unsigned long long)c->demand_reads,
+            (unsigned long long)c->preloads,
             (unsigned long long)c->guess_reads,
             (unsigned long long)c->guesses_wasted, 1e-6 * (double)c->bytes,
             1e-9 * (double)c->stall_ns);
 }
 
-/* "25%", or bytes. Whether the model fits is for the tiers to say. */
+/* "25%", or bytes, or "8G". Whether an expert fits is for the tiers to say. */
 static coterie_status_t budget_parse(const char *text,
                                      coterie_tiers_options_t *options)
 {
+    static const char units[] = "KMGT";
     char *end;
-    bool negative = text[0] == '-';
-    unsigned long long bytes;
+    double number = strtod(text, &end);
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    double bytes = number;
 
-    errno = 0;
-    bytes = strtoull(text, &end, 10);
-    if (end != text && *end == '\0' && errno == 0 && !negative && bytes > 0) {
-        options->budget = bytes;
-        return COTERIE_OK;
+    if (unit != NULL)
+        bytes = ldexp(number, 10 * (int)(unit - units + 1));
+    if (end != text && number > 0 && strcmp(end, "%") == 0)
+        options->budget_percent = number;
+    else if (end != text && bytes >= 1 && bytes < (double)INT64_MAX &&
+             (*end == '\0' || (unit != NULL && end[1] == '\0')))
+        options->budget = (uint64_t)bytes;
+    else
+        return failure(COTERIE_ERR_INVALID,
+                       "--budget %s: give bytes, as in 8G or 500M, or a "
+                       "percentage, as in 25%%",
+                       text);
+    return COTERIE_OK;
+}
+
+static coterie_status_t hot_read(const job_t *job, uint64_t **hot_p)
+{
+    const coterie_model_config_t *c = &job->weights->config;
+    uint64_t *hot = calloc(items_of(job), sizeof(*hot));
+    coterie_status_t status;
+
+    if (hot == NULL)
+        return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
+    status = coterie_hot_read(job->options->hot, c->moe_layers, c->experts,
+                              hot);
+    if (status == COTERIE_ERR_NOT_FOUND)
+        status = COTERIE_OK;
+    if (status == COTERIE_OK)
+        *hot_p = hot;
+    else
+        free(hot);
+    return status;
+}
+
+static size_t items_of(const job_t *job)
+{
+    const coterie_model_config_t *c = &job->weights->config;
+
+    return (size_t)c->moe_layers * c->experts;
+}
+
+static coterie_status_t counts_collect(const rank_t *r, results_t *results)
+{
+    coterie_tiers_counts_t mine, *all;
+    bool shared = r->job->options->transport == TRANSPORT_THREADS;
+    uint32_t objects = shared ? 1 : r->count;
+    coterie_status_t status = COTERIE_OK;
+
+    coterie_tiers_counts(r->job->tiers, &mine);
+    all = malloc(r->count * sizeof(*all));
+    if (all == NULL)
+        return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
+    status = coterie_transport_allgather(r->transport, &mine, sizeof(mine),
+                                         all);
+    for (uint32_t i = 0;
+         status == COTERIE_OK && r->index == 0 && i < objects; i++)
+        counts_add(&all[i], &results->tiers);
+    free(all);
+    return status;
+}
+
+/* Processes started from the same counts and each added its own experts'. */
+static coterie_status_t hot_collect(const rank_t *r, results_t *results)
+{
+    size_t items = items_of(r->job), size = items * sizeof(uint64_t);
+    uint64_t *mine = malloc(size), *all = malloc(r->count * size);
+    coterie_status_t status = COTERIE_ERR_NO_MEMORY;
+
+    if (mine == NULL || all == NULL) {
+        failure(status, "out of memory");
+        goto out;
     }
-    options->budget_percent = strtod(text, &end);
-    if (end != text && end[0] == '%' && end[1] == '\0' &&
-        options->budget_percent > 0)
-        return COTERIE_OK;
-    return failure(COTERIE_ERR_INVALID,
-                   "--budget %s: give bytes, or a percentage such as 25%%",
-                   text);
+    coterie_tiers_hot(r->job->tiers, mine);
+    status = coterie_transport_allgather(r->transport, mine, size, all);
+    if (status != COTERIE_OK || r->index != 0)
+        goto out;
+    for (size_t i = 0; i < r->count * items; i++)
+        if (all[i] > mine[i % items])
+            mine[i % items] = all[i];
+    results->hot = mine;
+    mine = NULL; /* it is the results' now */
+out:
+    free(mine);
+    free(all);
+    return status;
 }
 
 static void counts_add(const coterie_tiers_counts_t *from,

@@ -7,15 +7,16 @@
 
 #include "tools/rank.h"
 
-/* By coterie_policy_kind_t. */
-extern const char *const policy_names[];
-
 /* Opens the job's tiers if it has a budget, which is for all ranks together:
- * threads share it, each process of MPI takes an equal part. */
+ * threads share it, each process of MPI takes an equal part. A hot file that
+ * does not exist yet is an empty one. */
 coterie_status_t budget_open(job_t *job);
 
 /* What all ranks' tiers counted, for rank 0. Collective. */
 coterie_status_t budget_collect(const rank_t *r, results_t *results);
+
+/* Keeps the hot counts for the next run, if that was asked for. */
+coterie_status_t budget_hot_write(const job_t *job, const results_t *results);
 
 json_t *budget_json(const job_t *job, const results_t *results);
 void budget_print(FILE *stream, const job_t *job, const results_t *results);

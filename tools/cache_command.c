@@ -7,6 +7,7 @@
 
 #include "tools/budget.h"
 #include "tools/command.h"
+#include "tools/modes.h"
 #include "tools/playing.h"
 
 typedef struct cache_options {

@@ -58,6 +58,7 @@ void results_free(results_t *results)
     free(results->tokens);
     free(results->logits);
     coterie_trace_destroy(results->trace);
+    free(results->hot);
     *results = (results_t){0};
 }
 

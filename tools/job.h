@@ -15,7 +15,7 @@ typedef struct run_options {
     uint32_t predict;   /* predict_choice_t */
     uint32_t seed;
     double temperature, link_latency, link_bandwidth;
-    const char *placement, *trace, *logits, *budget;
+    const char *placement, *trace, *logits, *budget, *hot;
     uint32_t policy; /* coterie_policy_kind_t */
     bool json, force;
 } run_options_t;
@@ -48,6 +48,7 @@ typedef struct results {
     coterie_counts_t counts[2]; /* over all ranks, by coterie_phase_t */
     coterie_times_t times;      /* mean of the ranks */
     coterie_tiers_counts_t tiers;
+    uint64_t *hot; /* of tiers, if asked for */
     double prefill_s, decode_s;
 } results_t;
 

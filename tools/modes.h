@@ -12,6 +12,9 @@ extern const char *const group_choices[];
 /* By coterie_placement_format_t. */
 extern const char *const format_names[];
 
+/* By coterie_policy_kind_t. */
+extern const char *const policy_names[];
+
 /* The group a choice stands for. By itself, the command shares attention's
  * cache only where the mode needs it: two-phase keeps tokens at home. */
 coterie_group_t group_choose(uint32_t choice, coterie_mode_t mode);

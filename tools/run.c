@@ -57,10 +57,12 @@ static const option_spec_t run_specs[] = {
      "ranks that share keys and values", 0, 0, group_choices},
     {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group",
      "forward: where next, guessed or everywhere", 0, 0, predict_names},
-    {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|BYTES",
+    {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|8G",
      "memory for experts; the store has the others", 0, 0, NULL},
     {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",
-     "which experts stay in memory", 0, 0, policy_names},
+     "which expert leaves full memory (lru)", 0, 0, policy_names},
+    {"hot", 0, OPTION_TEXT, FIELD(hot), "FILE",
+     "start from these hot counts, and keep them there", 0, 0, NULL},
     {"trace", 0, OPTION_TEXT, FIELD(trace), "OUT.npz",
      "record the routing here", 0, 0, NULL},
     {"logits", 0, OPTION_TEXT, FIELD(logits), "OUT.npy",
@@ -161,6 +163,8 @@ static coterie_status_t outputs_write(const job_t *job,
     if (status == COTERIE_OK && o->logits != NULL)
         status = npy_write(o->logits, results->logits_rows,
                            job->weights->config.vocab, results->logits);
+    if (status == COTERIE_OK)
+        status = budget_hot_write(job, results);
     if (status != COTERIE_OK)
         return status;
     return o->json ? report_json(job, results) : report_text(job, results);

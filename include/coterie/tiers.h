@@ -23,6 +23,10 @@ typedef struct coterie_tiers_options {
     double budget_percent; /**< or percent of what all experts take */
     uint32_t policy;       /**< coterie_policy_kind_t; 0 is LRU */
     uint32_t reserved;     /**< zero */
+    /** [MoE layers, experts] how often each was chosen in earlier runs
+     * (coterie_hot_read): the hottest are read as soon as ranks begin. Read
+     * during the call; NULL: unknown. */
+    const uint64_t *hot;
 } coterie_tiers_options_t;
 
 #define COTERIE_TIERS_OPTIONS_INIT { .size = sizeof(coterie_tiers_options_t) }
@@ -43,6 +47,7 @@ typedef struct coterie_tiers_counts {
     uint64_t resident_most; /**< and took at most */
     uint64_t uses;
     uint64_t hits;         /**< uses of experts in memory */
+    uint64_t preloads;     /**< reads of what was hot in earlier runs */
     uint64_t demand_reads; /**< begun because a rank waited */
     uint64_t guess_reads;  /**< begun because a rank might need it */
     uint64_t guesses_used;
@@ -54,6 +59,10 @@ typedef struct coterie_tiers_counts {
 
 COTERIE_API void coterie_tiers_counts(coterie_tiers_t *tiers,
                                       coterie_tiers_counts_t *counts);
+
+/** Half of the options' hot counts, and the uses since: for the next run
+ * (coterie_hot_write). */
+COTERIE_API void coterie_tiers_hot(coterie_tiers_t *tiers, uint64_t *count);
 
 /** How the store is read, such as "io_uring, direct, transparent huge pages".
  */
