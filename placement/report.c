@@ -27,7 +27,8 @@ coterie_status_t coterie_placing_report(const coterie_placing_t *p,
     return status;
 }
 
-static void report_train(const coterie_placing_t *p, coterie_place_report_t *report)
+static void report_train(const coterie_placing_t *p,
+                         coterie_place_report_t *report)
 {
     const coterie_solution_t *s = &p->solution;
     double tokens = p->view.token_count, spread;

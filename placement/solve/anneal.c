@@ -10,8 +10,8 @@
 /* Annealed swaps of two experts of one layer. `pull` holds, for every expert
  * and rank, what is saved by having it there, so that judging a swap takes a
  * handful of look-ups and only a swap that is made costs O(experts). Loads over
- * the limit pay a toll instead of being forbidden, or tight limits would leave no
- * way from one good placement to another. The toll rises until none pays. */
+ * the limit pay a toll instead of being forbidden, or tight limits would leave
+ * no way from one good placement to another. The toll rises until none pays. */
 
 typedef struct anneal {
     const coterie_problem_t *problem;

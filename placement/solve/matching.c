@@ -13,7 +13,7 @@
  * no seam keeps more than its heaviest choice of that many partners for each,
  * and no layer more than half of such a choice. */
 
-enum { SWEEPS = 40 };
+enum { SWEEPS = 20 };
 
 typedef struct augment {
     const float *weight;
@@ -27,6 +27,8 @@ static int matching_applies(const coterie_problem_t *problem, double seconds);
 static coterie_status_t matching_solve(const coterie_problem_t *problem,
                                        coterie_search_t *search,
                                        coterie_solution_t *solution);
+static double least_apart(const float *weight, uint32_t count,
+                          uint32_t degree, double *work);
 static void augment_row(augment_t *a, uint32_t row);
 static uint32_t nearest_column(augment_t *a, uint32_t column);
 static void prices_meet(const float *weight, uint32_t count, int transposed,
@@ -98,8 +100,7 @@ static coterie_status_t matching_solve(const coterie_problem_t *problem,
                                        coterie_solution_t *solution)
 {
     uint32_t e = problem->expert_count, degree = problem->capacity[0];
-    double bound = coterie_problem_seam_weight(problem) +
-                   coterie_problem_pair_weight(problem);
+    double bound = 0;
     double *work = malloc(3 * (size_t)e * sizeof(*work));
 
     if (work == NULL)
@@ -108,17 +109,26 @@ static coterie_status_t matching_solve(const coterie_problem_t *problem,
         if (coterie_search_over(search, solution))
             break;
         if (l + 1 < problem->layer_count)
-            bound -= coterie_match_limit(coterie_problem_seam(problem, l), e,
-                                         degree, work);
+            bound += least_apart(coterie_problem_seam(problem, l), e, degree,
+                                 work);
         if (problem->pair != NULL)
-            bound -= coterie_match_limit(coterie_problem_pair(problem, l), e,
-                                         degree - 1, work) / 2;
+            bound += least_apart(coterie_problem_pair(problem, l), e,
+                                 degree - 1, work) / 2;
     }
     free(work);
-    if (!search->stopped) /* or some of what may be kept is missing */
-        coterie_solution_prove(solution, bound,
-                               coterie_solver_matching.name);
+    /* seams that there was no time for may cost nothing */
+    coterie_solution_prove(solution, bound, coterie_solver_matching.name);
     return COTERIE_OK;
+}
+
+static double least_apart(const float *weight, uint32_t count,
+                          uint32_t degree, double *work)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < (size_t)count * count; i++)
+        sum += weight[i];
+    return sum - coterie_match_limit(weight, count, degree, work);
 }
 
 /* Finds the cheapest way to give the row a column, moving others. */

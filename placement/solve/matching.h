@@ -9,7 +9,7 @@ coterie_status_t coterie_match(const float *weight, uint32_t count,
                                uint32_t *match);
 
 /* At least the weight of the heaviest choice of cells with at most `degree`
- * in a row and in a column; close to it after enough sweeps. work[3 * count]. */
+ * in a row and in a column, and close to it. Uses work[3 * count]. */
 double coterie_match_limit(const float *weight, uint32_t count,
                            uint32_t degree, double *work);
 

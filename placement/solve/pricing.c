@@ -41,7 +41,8 @@ coterie_status_t coterie_columns_open(coterie_columns_t *c)
     c->row_at = calloc(items, sizeof(*c->row_at));
     c->masks = calloc(p->layer_count, sizeof(*c->masks));
     c->chosen = calloc(p->rank_count, sizeof(*c->chosen));
-    if (!c->penalty || !c->price || !c->best_price || !c->row_best || !c->row_at ||
+    if (!c->penalty || !c->price || !c->best_price || !c->row_best ||
+        !c->row_at ||
         !c->masks || !c->chosen)
         return coterie_fail_memory(items * 36, "prices");
     status = coterie_columns_refill(c);

@@ -7,8 +7,8 @@ typedef struct coterie_solver {
     const char *name;
     /* Worth starting on a problem of this size, with so many seconds? */
     int (*applies)(const coterie_problem_t *problem, double seconds);
-    /* Betters the solution or its bound, or leaves it. Returns early, with OK, once the search
-     * is over; fails only for want of memory. */
+    /* Betters the solution or its bound, or leaves both. Returns early, with
+     * OK, once the search is over; fails only for want of memory. */
     coterie_status_t (*solve)(const coterie_problem_t *problem,
                               coterie_search_t *search,
                               coterie_solution_t *solution);
