@@ -75,7 +75,8 @@ void coterie_forecast_seed(coterie_forecast_t *forecast,
         for (uint32_t e = 0; e < forecast->expert_count; e++)
             total += (double)count[first + e];
         for (uint32_t e = 0; e < forecast->expert_count && total > 0; e++) {
-            float rate = (float)(forecast->k * (double)count[first + e] / total);
+            float rate = (float)((double)count[first + e] / total) *
+                         (float)forecast->k;
             forecast->rate[first + e] = rate;
             coterie_policy_expect(policy, (uint32_t)first + e,
                                   layer + forecast->layer_count /

@@ -22,7 +22,7 @@ enum {
 };
 
 _Static_assert(LAYERS_BACK + TOKENS_BACK <= COTERIE_SOURCES_MAX, "sources");
-_Static_assert((int)COTERIE_PREDICTION_BLEND == (int)VOICES, "the blend comes last");
+_Static_assert((int)COTERIE_PREDICTION_BLEND == (int)VOICES, "it comes last");
 
 static const float stack_step = 0.02f;
 static const double memory = 0.999; /* of a layer's past losses */

@@ -1,5 +1,5 @@
 /* Popularity and affinity, from counts kept as running means: how often each
- * expert of a layer is chosen, and how often once some expert of the source was.
+ * expert of a layer is chosen, and how often after each expert of the source.
  * Affinity is naive Bayes: the odds of an expert are its own, times the factor
  * by which each expert of the nearest source changes them. */
 #include "config.h"

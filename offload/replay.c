@@ -29,6 +29,11 @@ typedef struct schedule {
     uint64_t count, needs, counted_from; /* need */
 } schedule_t;
 
+typedef struct hot_item {
+    uint64_t count;
+    uint32_t item;
+} hot_item_t;
+
 typedef struct replay {
     const coterie_trace_view_t *view;
     coterie_replay_options_t options;
@@ -43,6 +48,7 @@ static coterie_status_t options_check(const coterie_trace_view_t *view,
 static coterie_status_t policy_replay(replay_t *replay);
 static coterie_status_t preload(replay_t *replay, cache_t *cache,
                                 coterie_forecast_t *forecast);
+static int is_hotter(const void *a, const void *b);
 static void policy_play(replay_t *replay, cache_t *cache,
                         coterie_player_t *player,
                         coterie_forecast_t *forecast);
@@ -142,20 +148,6 @@ static coterie_status_t policy_replay(replay_t *replay)
     return status;
 }
 
-typedef struct hot_item {
-    uint64_t count;
-    uint32_t item;
-} hot_item_t;
-
-static int is_hotter(const void *a, const void *b)
-{
-    const hot_item_t *x = a, *y = b;
-
-    if (x->count != y->count)
-        return x->count > y->count ? -1 : 1;
-    return x->item < y->item ? -1 : 1;
-}
-
 /* Fills the cache with what was hot, and tells the policy how hot it was. */
 static coterie_status_t preload(replay_t *replay, cache_t *cache,
                                 coterie_forecast_t *forecast)
@@ -186,6 +178,15 @@ static coterie_status_t preload(replay_t *replay, cache_t *cache,
     replay->result.preloaded = count;
     free(order);
     return COTERIE_OK;
+}
+
+static int is_hotter(const void *a, const void *b)
+{
+    const hot_item_t *x = a, *y = b;
+
+    if (x->count != y->count)
+        return x->count > y->count ? -1 : 1;
+    return x->item < y->item ? -1 : 1;
 }
 
 static void policy_play(replay_t *replay, cache_t *cache,

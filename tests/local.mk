@@ -31,6 +31,9 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/command.c tests/command.h \
 	tests/test_command.c \
 	tests/test_model_logits.c \
+	tests/planted.c tests/planted.h \
+	tests/test_predictor.c \
+	tests/test_replay.c \
 	tests/test_policy.c \
 	tests/fault_io.c tests/fault_io.h \
 	tests/test_reader.c \

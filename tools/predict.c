@@ -61,8 +61,8 @@ const command_t command_predict = {
         "  stack        the odds of all these, weighted\n"
         "  blend        the average of all, weighted by past worth\n"
         "recall@k is the share of a token's k experts that are among the k\n"
-        "best guesses. Predictors go on learning from each scored set after it\n"
-        "is scored; --frozen stops them.\n",
+        "best guesses. Predictors go on learning from each set once it is\n"
+        "scored; --frozen stops them.\n",
     .options = predict_specs,
     .options_size = sizeof(predict_options_t),
     .run = predict_run};
@@ -81,6 +81,10 @@ static int predict_run(const invocation_t *in)
         coterie_trace_view(trace, &view);
         if (o->ahead == 0 && ahead > view.layer_count)
             ahead = view.layer_count;
+        if (ahead > view.layer_count)
+            status = failure(COTERIE_ERR_INVALID,
+                             "%s: %u layers, --ahead %u", in->operands[0],
+                             view.layer_count, ahead);
     }
     for (uint32_t d = 1; d <= ahead && status == COTERIE_OK; d++)
         status = distance_score(o, &view, d, scores);
@@ -115,7 +119,8 @@ static coterie_status_t distance_score(const predict_options_t *o,
         return status;
     if (!o->json)
         distance_text(&result, view, distance);
-    else if (json_array_append_new(scores, distance_json(&result, distance)))
+    else if (json_array_append_new(scores,
+                                   distance_json(&result, distance)) != 0)
         status = failure(COTERIE_ERR_NO_MEMORY, "out of memory");
     return status;
 }
