@@ -20,12 +20,19 @@ coterie_status_t coterie_output_open(const char *path, int force,
                                      coterie_output_t *output)
 {
     size_t size = strlen(path) + sizeof(".XXXXXX");
+    struct stat present;
     int file;
 
     memset(output, 0, sizeof(*output));
-    if (!force && access(path, F_OK) == 0)
-        return coterie_fail(COTERIE_ERR_EXISTS,
-                            "%s: exists already; --force overwrites it", path);
+    if (stat(path, &present) == 0) {
+        if (!S_ISREG(present.st_mode)) /* a device must not become a file */
+            return coterie_fail(COTERIE_ERR_EXISTS,
+                                "%s: exists and is not a regular file", path);
+        if (!force)
+            return coterie_fail(COTERIE_ERR_EXISTS,
+                                "%s: exists already; --force overwrites it",
+                                path);
+    }
     output->path = strdup(path);
     output->temporary = malloc(size);
     if (output->path == NULL || output->temporary == NULL) {

@@ -89,3 +89,19 @@ Test(output, refuses_to_overwrite_without_force)
     unlink(path);
     rmdir(folder);
 }
+
+Test(output, never_replaces_what_is_not_a_regular_file)
+{
+    char folder[] = "/tmp/coterie-XXXXXX", path[64];
+    coterie_output_t output;
+    struct stat present;
+    cr_assert(ne(ptr, mkdtemp(folder), NULL));
+    snprintf(path, sizeof(path), "%s/pipe", folder);
+    cr_assert(eq(int, mkfifo(path, 0600), 0));
+    cr_expect(
+        eq(int, COTERIE_ERR_EXISTS, coterie_output_open(path, 1, &output)));
+    cr_expect(eq(int, stat(path, &present), 0));
+    cr_expect(ne(int, S_ISFIFO(present.st_mode), 0));
+    unlink(path);
+    cr_expect(eq(int, rmdir(folder), 0)); /* and nothing beside it */
+}
