@@ -133,6 +133,8 @@ static void common_read(coterie_keys_t *keys, coterie_model_config_t *config)
         coterie_keys_flag_or(keys, "tie_word_embeddings", 0);
     config->norm_eps = coterie_keys_real(keys, "rms_norm_eps");
     config->routed_scale = 1;
+    if (config->norm_eps < 0)
+        coterie_keys_malformed(keys, "rms_norm_eps", "is negative");
     if (config->layers > LAYERS_MAX)
         coterie_keys_refuse(keys, "num_hidden_layers", "at most 4096");
     if (config->heads == 0 || config->kv_heads == 0 ||

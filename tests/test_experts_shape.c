@@ -155,6 +155,7 @@ Test(shape, that_contradicts_itself_is_refused_by_key)
     expect_refused("mixtral", "hidden_size", json_integer(1LL << 40), bad);
     expect_refused("mixtral", "hidden_size", json_string("32"), bad);
     expect_refused("mixtral", "rms_norm_eps", json_string("small"), bad);
+    expect_refused("mixtral", "rms_norm_eps", json_real(-1), bad);
     expect_refused("mixtral", "rope_theta", NULL, bad);
     expect_refused("mixtral", "rope_theta", json_integer(0), bad);
     expect_refused("mixtral", "num_key_value_heads", json_integer(3), bad);
