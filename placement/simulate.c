@@ -87,10 +87,10 @@ static coterie_status_t options_check(const coterie_simulation_t *sim)
                             "at most 3, 2 and 0",
                             opts->group, opts->prediction, opts->reserved);
     if (opts->group == COTERIE_GROUP_ACROSS &&
-        opts->mode != COTERIE_MODE_FORWARD)
+        opts->mode == COTERIE_MODE_OWNER)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "simulation: a group across nodes is forward's "
-                            "only");
+                            "simulation: owner moves tokens within a group, "
+                            "not across nodes");
     if (opts->group == COTERIE_GROUP_NODE && opts->mode == COTERIE_MODE_FORWARD)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "simulation: forward needs a group of all ranks, "
