@@ -90,6 +90,7 @@ Test(command, refuses_what_it_does_not_understand_in_one_line)
     expect_refused(2, "which subcommand", " ");
     expect_refused(2, "no subcommand 'dance'", "dance");
     expect_refused(2, "no subcommand 'dance'", "help dance");
+    expect_refused(2, "not 'sim' as well", "help run sim");
     for (int i = 0; subcommands[i] != NULL; i++)
         expect_refused(2, "no option '--bogus'", "%s --bogus",
                        subcommands[i]);
@@ -105,6 +106,36 @@ Test(command, refuses_what_it_does_not_understand_in_one_line)
     expect_refused(2, "needs -o", "pack '%s'", model);
     expect_refused(2, "needs -o", "convert x");
     expect_refused(2, "--ranks", "sim x");
+}
+
+/* A shell of its own: what program_call redirects is not the command's. */
+static void expect_unheard(const char *arguments, const char *redirection)
+{
+    char line[4 * PATH_SIZE];
+    called_t called;
+
+    snprintf(line, sizeof(line), "-c \"'%s' %s %s\"",
+             getenv("COTERIE_COMMAND"), arguments, redirection);
+    program_call(&called, "/bin/sh", line);
+    cr_expect(eq(int, called.code, 1), "%s", line);
+    cr_expect(holds(called.err, "standard output: not written\n"), "%s: %s",
+              line, called.err);
+    called_free(&called);
+}
+
+Test(command, fails_where_its_output_cannot_be_written)
+{
+    static const char *const calls[] = {"help", "help run", "info",
+                                        "trace '%s'", "sim '%s' --ranks 2",
+                                        NULL};
+
+    trace_record("t.npz");
+    for (int i = 0; calls[i] != NULL; i++) {
+        char call[2 * PATH_SIZE];
+        snprintf(call, sizeof(call), calls[i], file_path("t.npz"));
+        expect_unheard(call, ">/dev/full");
+        expect_unheard(call, ">&-");
+    }
 }
 
 Test(command, info_tells_what_was_built)
@@ -177,6 +208,19 @@ Test(command, overwrites_only_with_force)
     cr_expect(eq(int, files_count(), 2));
 }
 
+Test(command, run_refuses_outputs_that_cannot_be_before_it_starts)
+{
+    expect_refused(1, "two files",
+                   "run '%s' --prompt-ids 1 --trace '%s' --logits '%s'", model,
+                   file_path("both"), file_path("both"));
+    expect_refused(1, "cannot be created",
+                   "run '%s' --prompt-ids 1 --logits '%s/none/x'", model,
+                   file_path("both"));
+    expect_refused(1, "not a regular file",
+                   "run '%s' --prompt-ids 1 --logits '%s' --force", model,
+                   "/dev/full");
+}
+
 Test(command, prints_each_prompt_with_what_follows_and_figures_apart)
 {
     called_t called;
@@ -237,6 +281,7 @@ Test(command, run_refuses_prompts_that_do_not_fit_the_model)
                    model);
     expect_refused(1, "0 to 255", "run '%s' --prompt-ids 1,256", model);
     expect_refused(1, "0 to 255", "run '%s' --prompt-ids 1,x", model);
+    expect_refused(1, "0 to 255", "run '%s' --prompt-ids 1,,2", model);
     expect_refused(1, "No such file", "run '%s' --prompt-file '%s'", model,
                    file_path("none"));
 }
@@ -295,6 +340,8 @@ Test(command, run_refuses_a_placement_for_something_else)
                    file_path("p.json"));
     expect_refused(1, "1 node", "run '%s' -p x -r 2 --nodes 2 --placement '%s'",
                    model, file_path("p.json"));
+    expect_refused(1, "--nodes", "sim '%s' --nodes 2 --placement '%s'",
+                   file_path("t.npz"), file_path("p.json"));
     expect_refused(1, "none.json", "run '%s' -p x --placement '%s'", model,
                    file_path("none.json"));
 }
@@ -360,6 +407,8 @@ Test(command, sim_counts_what_run_sends_in_every_mode)
     expect_simulated("--dispatch forward", "--dispatch forward");
     expect_simulated("--dispatch forward --predict group",
                      "--dispatch forward --prediction group");
+    expect_simulated("--dispatch two-phase --group across --nodes 2",
+                     "--dispatch two-phase --group across --nodes 2");
     expect_simulated("--dispatch forward --group across --nodes 2",
                      "--dispatch forward --group across --nodes 2");
 }

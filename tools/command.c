@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/command.h"
@@ -19,6 +21,7 @@ enum {
 
 static _Thread_local char own_failure[LINE_MAX_SIZE];
 
+static coterie_status_t folder_check(const char *path);
 static void option_help(const option_spec_t *spec);
 static int options_read(const invocation_t *in, int argc, char **argv,
                         char *options);
@@ -106,10 +109,34 @@ const char *failure_line(void)
 
 coterie_status_t output_check(const char *path, bool force)
 {
-    if (path == NULL || force || access(path, F_OK) != 0)
+    struct stat present;
+
+    if (path == NULL)
+        return COTERIE_OK;
+    if (stat(path, &present) != 0)
+        return folder_check(path);
+    if (!S_ISREG(present.st_mode))
+        return failure(COTERIE_ERR_EXISTS,
+                       "%s: exists and is not a regular file", path);
+    if (force)
         return COTERIE_OK;
     return failure(COTERIE_ERR_EXISTS, "%s: exists; --force overwrites it",
                    path);
+}
+
+/* Where the file is to appear, one must be able to appear. */
+static coterie_status_t folder_check(const char *path)
+{
+    char *copy = strdup(path);
+    coterie_status_t status = COTERIE_OK;
+
+    if (copy == NULL)
+        return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
+    if (path[0] == '\0' || access(dirname(copy), W_OK) != 0)
+        status = failure(COTERIE_ERR_IO, "'%s': cannot be created: %s", path,
+                         path[0] == '\0' ? "no name" : strerror(errno));
+    free(copy);
+    return status;
 }
 
 /* Forms too long for their column have the help on the next line. */

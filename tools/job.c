@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/budget.h"
 #include "tools/job.h"
@@ -25,6 +26,12 @@ coterie_status_t job_open(const run_options_t *options, const char *model,
     job->group = group_choose(options->group, job->mode);
     if (status == COTERIE_OK)
         status = output_check(options->logits, options->force);
+    if (status == COTERIE_OK && options->trace != NULL &&
+        options->logits != NULL &&
+        strcmp(options->trace, options->logits) == 0)
+        status = failure(COTERIE_ERR_INVALID,
+                         "%s: --trace and --logits are two files",
+                         options->trace);
     if (status == COTERIE_OK)
         status = coterie_model_open(model, &job->model);
     if (status != COTERIE_OK)

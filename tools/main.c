@@ -1,7 +1,9 @@
 #include "config.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/command.h"
 
@@ -12,12 +14,40 @@ static const command_t *const commands[] = {
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 
+static void streams_hold(void);
+static int subcommand(int argc, char **argv);
 static int help(int argc, char **argv);
 static void overview(void);
 static const command_t *find(const char *name);
 static int unknown(const char *name);
 
 int main(int argc, char **argv)
+{
+    int code;
+
+    streams_hold();
+    code = subcommand(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_DONE) {
+        fprintf(stderr, "coterie: standard output: not written\n");
+        code = EXIT_FAILED;
+    }
+    return code;
+}
+
+/* A file that is opened must not get the number of a closed stream, or what is
+ * printed would go into it. Read-only, so that printing still fails. */
+static void streams_hold(void)
+{
+    int file;
+
+    do
+        file = open("/dev/null", O_RDONLY);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0)
+        close(file);
+}
+
+static int subcommand(int argc, char **argv)
 {
     const command_t *command;
 
@@ -52,6 +82,11 @@ static int help(int argc, char **argv)
     command = find(argv[2]);
     if (command == NULL)
         return unknown(argv[2]);
+    if (argc > 3) {
+        fprintf(stderr, "coterie help: one subcommand, not '%s' as well\n",
+                argv[3]);
+        return EXIT_USAGE;
+    }
     command_help(command);
     return EXIT_DONE;
 }

@@ -7,6 +7,8 @@
 
 #include "tools/prompts.h"
 
+#define BLANKS " \t\r"
+
 enum { PROMPT_BYTES_MAX = 1 << 26 };
 
 /* Prompts one after the other, while they are read. */
@@ -138,12 +140,14 @@ static coterie_status_t text_add(reader_t *r, const char *text, size_t size)
     return status == COTERIE_OK ? sequence_end(r, began) : status;
 }
 
+/* One comma between two ids; blanks do as well, and one may come last. */
 static coterie_status_t ids_add(reader_t *r, const char *text)
 {
     uint64_t began = r->used;
     coterie_status_t status = COTERIE_OK;
 
-    for (const char *at = text; *at != '\0' && status == COTERIE_OK;) {
+    for (const char *at = text + strspn(text, BLANKS);
+         *at != '\0' && status == COTERIE_OK;) {
         char *end;
         long id;
         errno = 0;
@@ -154,7 +158,9 @@ static coterie_status_t ids_add(reader_t *r, const char *text)
                            "'%.40s'",
                            r->vocab - 1, at);
         status = token_add(r, (int32_t)id);
-        at = end + strspn(end, ", \t\r");
+        at = end + strspn(end, BLANKS);
+        at += *at == ',';
+        at += strspn(at, BLANKS);
     }
     return status == COTERIE_OK ? sequence_end(r, began) : status;
 }

@@ -177,6 +177,9 @@ static coterie_status_t placement_open(const sim_options_t *o,
     coterie_placement_options_t in_order = COTERIE_PLACEMENT_OPTIONS_INIT;
     coterie_trace_view_t view;
 
+    if (o->placement != NULL && o->nodes != 0)
+        return failure(COTERIE_ERR_INVALID,
+                       "--nodes goes without --placement, which says it");
     if (o->placement != NULL)
         return coterie_placement_read(o->placement, o->ranks, placement_p);
     coterie_trace_view(trace, &view);
