@@ -14,7 +14,7 @@
 enum {
     LEVELS = 256,   /* lists of LFU; counts stop at the last */
     WORD_BITS = 64,
-    AGE_USES = 8    /* mean uses of an item between two halvings */
+    AGE_USES = 4    /* mean uses of an item between two halvings */
 };
 
 typedef struct item_link {
