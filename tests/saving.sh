@@ -32,11 +32,17 @@ prompts() {
     --trace "$work/trace.npz" >/dev/null 2>&1
 "$COTERIE_COMMAND" place "$work/trace.npz" --ranks 4 -o "$work/p.json" \
     --time-limit 300 --json >"$work/place.json"
-jq -e .proved "$work/place.json" >/dev/null || {
-    echo "not proved optimal:"
-    cat "$work/place.json"
-    exit 1
+proved() {
+    jq -e .proved "$1" >/dev/null || {
+        echo "not proved optimal:"
+        cat "$1"
+        exit 1
+    }
 }
+proved "$work/place.json"
+"$COTERIE_COMMAND" place "$work/trace.npz" --ranks 2 -o "$work/two.json" \
+    --time-limit 300 --json >"$work/place-two.json"
+proved "$work/place-two.json"
 
 held=$(prompts held 192 3)
 # copies NAME OPTIONS...: per token and layer in decode, and the figures kept

@@ -170,7 +170,7 @@ static coterie_status_t place_json(const coterie_place_report_t *r)
 {
     return json_print(json_pack(
         "{s:s, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
-        "s:f, s:f, s:f, s:f, s:f, s:f}",
+        "s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:f, s:f}",
         "solver", r->solver, "proved", (int)r->proved, "load_cap_raised",
         (int)r->cap_raised, "load_cap", r->load_cap, "cost_in_order",
         r->cost_in_order, "cost_random", r->cost_random, "cost", r->cost,
@@ -180,7 +180,9 @@ static coterie_status_t place_json(const coterie_place_report_t *r)
         "held_copies_in_order", r->held_copies_in_order,
         "held_copies_two_phase", r->held_copies[0], "held_copies_owner",
         r->held_copies[1], "held_copies_forward", r->held_copies[2],
-        "elapsed_s", r->elapsed_s));
+        "elapsed_s", r->elapsed_s, "polished", (int)r->polished,
+        "train_copies", r->train_copies, "train_copies_polished",
+        r->train_copies_polished));
 }
 
 static void place_text(const coterie_place_report_t *r)
@@ -193,6 +195,10 @@ static void place_text(const coterie_place_report_t *r)
            r->solver, r->elapsed_s, r->cost, r->cost_in_order, r->cost_random,
            r->bound, 100 * r->gap, r->kappa,
            r->proved ? ": proved optimal" : "", r->load, r->load_in_order);
+    if (r->polished)
+        printf("polished   to %.4f copies per token and layer, from %.4f of "
+               "the placement above (train)\n",
+               r->train_copies_polished, r->train_copies);
     if (r->cap_raised)
         printf("load cap   raised to %.3f: hot experts allow no less\n",
                r->load_cap);
