@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,9 @@
 #include "base/error.h"
 #include "base/file.h"
 
+static int nameless_open(const char *path);
+static int named_open(char *pattern);
+static int name_give(coterie_output_t *output);
 static void output_clear(coterie_output_t *output);
 static coterie_status_t output_fail(coterie_output_t *output, const char *what);
 static coterie_status_t stream_read(FILE *stream, const char *path,
@@ -40,13 +44,12 @@ coterie_status_t coterie_output_open(const char *path, int force,
         return coterie_fail_memory(size, "a file name");
     }
     snprintf(output->temporary, size, "%s.XXXXXX", path);
-    file = mkstemp(output->temporary);
-    if (file >= 0) {
-        mode_t mask = umask(0);
-        umask(mask);
-        fchmod(file, 0666 & ~mask); /* mkstemp gives 0600 */
+    file = nameless_open(path);
+    output->nameless = file >= 0;
+    if (file < 0)
+        file = named_open(output->temporary);
+    if (file >= 0)
         output->stream = fdopen(file, "wb");
-    }
     if (output->stream == NULL)
         return output_fail(output, "cannot be created");
     return COTERIE_OK;
@@ -57,7 +60,8 @@ coterie_status_t coterie_output_commit(coterie_output_t *output)
     FILE *stream = output->stream;
     int failed;
 
-    failed = fflush(stream) != 0 || fsync(fileno(stream)) != 0;
+    failed = fflush(stream) != 0 || fsync(fileno(stream)) != 0 ||
+             (output->nameless && name_give(output) != 0);
     output->stream = NULL;
     if ((fclose(stream) != 0) | failed)
         return output_fail(output, "cannot be written");
@@ -71,7 +75,7 @@ void coterie_output_abandon(coterie_output_t *output)
 {
     if (output->stream != NULL)
         fclose(output->stream);
-    if (output->temporary != NULL)
+    if (output->temporary != NULL && !output->nameless)
         unlink(output->temporary);
     output_clear(output);
 }
@@ -100,6 +104,49 @@ coterie_status_t coterie_file_read(const char *path, size_t limit,
     status = stream_read(stream, path, limit, data_p, size_p);
     fclose(stream);
     return status;
+}
+
+/* A file without a name is gone if the process is, however that ends. Not all
+ * file systems have such files, and naming them later takes /proc. */
+static int nameless_open(const char *path)
+{
+    char *copy = strdup(path);
+    int file = -1;
+
+    if (copy != NULL && access("/proc/self/fd", X_OK) == 0)
+        file = open(dirname(copy), O_TMPFILE | O_WRONLY, 0666);
+    free(copy);
+    return file;
+}
+
+static int named_open(char *pattern)
+{
+    int file = mkstemp(pattern);
+    mode_t mask = umask(0);
+
+    umask(mask);
+    if (file >= 0)
+        fchmod(file, 0666 & ~mask); /* mkstemp gives 0600 */
+    return file;
+}
+
+/* Replacing takes a file that has a name already: that of a moment. */
+static int name_give(coterie_output_t *output)
+{
+    char link[64];
+    int file;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fileno(output->stream));
+    file = mkstemp(output->temporary);
+    if (file < 0)
+        return -1;
+    close(file);
+    unlink(output->temporary); /* the name was what it took */
+    if (linkat(AT_FDCWD, link, AT_FDCWD, output->temporary,
+               AT_SYMLINK_FOLLOW) != 0)
+        return -1;
+    output->nameless = false;
+    return 0;
 }
 
 static coterie_status_t stream_read(FILE *stream, const char *path,

@@ -1,6 +1,7 @@
 #ifndef COTERIE_BASE_FILE_H
 #define COTERIE_BASE_FILE_H
 /* Files that are written whole or not at all, and whole files read. */
+#include <stdbool.h>
 #include <stdio.h>
 
 #include <coterie/status.h>
@@ -9,9 +10,11 @@ typedef struct coterie_output {
     FILE *stream;
     char *path;
     char *temporary;
+    bool nameless; /* until it is committed */
 } coterie_output_t;
 
-/* Opens a temporary file beside path.
+/* Opens a temporary file beside path; where the file system can, one without
+ * a name, so that nothing is left even if the process is killed.
  * @return ERR_EXISTS if path exists and force is 0 */
 coterie_status_t coterie_output_open(const char *path, int force,
                                      coterie_output_t *output);

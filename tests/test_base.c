@@ -73,6 +73,19 @@ Test(output, that_is_abandoned_leaves_nothing)
     cr_expect(eq(int, rmdir(folder), 0)); /* empty again */
 }
 
+Test(output, of_a_process_that_ends_too_early_leaves_nothing)
+{
+    char folder[] = "/tmp/coterie-XXXXXX", path[64];
+    coterie_output_t output;
+    cr_assert(ne(ptr, mkdtemp(folder), NULL));
+    snprintf(path, sizeof(path), "%s/file", folder);
+    cr_expect(eq(int, COTERIE_OK, coterie_output_open(path, 0, &output)));
+    if (!output.nameless) /* this file system cannot */
+        unlink(output.temporary);
+    cr_expect(eq(int, rmdir(folder), 0)); /* already now */
+    coterie_output_abandon(&output);
+}
+
 Test(output, refuses_to_overwrite_without_force)
 {
     char folder[] = "/tmp/coterie-XXXXXX", path[64];

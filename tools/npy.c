@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/command.h"
@@ -60,10 +61,13 @@ static void header_make(uint64_t rows, uint64_t columns, char *header)
 static FILE *temporary_open(char *temporary)
 {
     int descriptor = mkstemp(temporary);
+    mode_t mask = umask(0);
     FILE *stream;
 
+    umask(mask);
     if (descriptor < 0)
         return NULL;
+    fchmod(descriptor, 0666 & ~mask); /* mkstemp gives 0600 */
     stream = fdopen(descriptor, "wb");
     if (stream == NULL) {
         unlink(temporary);
