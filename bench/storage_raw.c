@@ -11,39 +11,36 @@
 
 enum { PAGE = 4096, STATE_SEED = 12345 };
 
-static int ring_open(struct io_uring *ring, unsigned depth, int file,
-                     void *memory, size_t size);
-static void ring_read(struct io_uring *ring, uint64_t place, unsigned slot,
-                      size_t block, void *memory);
+static int ring_open(struct io_uring *ring, int file,
+                     const storage_ring_t *how);
+static void ring_read(struct io_uring *ring, uint64_t file_size,
+                      uint64_t ordinal, const storage_ring_t *how);
 
-double storage_raw_ring(const char *path, uint64_t file_size, size_t block,
-                        unsigned depth, uint64_t size, void *memory)
+double storage_raw_ring(const char *path, uint64_t file_size, uint64_t size,
+                        const storage_ring_t *how)
 {
     int file = open(path, O_RDONLY | O_DIRECT);
-    uint64_t count = size / block, begun = 0, done = 0;
+    uint64_t count = size / how->block, begun = 0;
     struct io_uring ring;
     double start, took = -1;
 
     if (file < 0)
         return -1;
-    if (ring_open(&ring, depth, file, memory, depth * block) != 0)
+    if (ring_open(&ring, file, how) != 0)
         goto out;
     start = bench_seconds();
-    for (; begun < depth && begun < count; begun++)
-        ring_read(&ring, storage_raw_place(file_size, block), (unsigned)begun,
-                  block, memory);
-    for (; done < count; done++) {
+    for (; begun < how->depth && begun < count; begun++)
+        ring_read(&ring, file_size, begun, how);
+    for (uint64_t done = 0; done < count; done++) {
         struct io_uring_cqe *cqe;
-        unsigned slot;
 
         if (io_uring_submit_and_wait(&ring, 1) < 0 ||
-            io_uring_peek_cqe(&ring, &cqe) != 0 || cqe->res != (int)block)
+            io_uring_peek_cqe(&ring, &cqe) != 0 ||
+            cqe->res != (int)how->block)
             goto out_ring;
-        slot = (unsigned)io_uring_cqe_get_data64(cqe);
         io_uring_cqe_seen(&ring, cqe);
-        if (begun++ < count)
-            ring_read(&ring, storage_raw_place(file_size, block), slot, block,
-                      memory);
+        if (begun < count)
+            ring_read(&ring, file_size, begun++, how);
     }
     took = bench_seconds() - start;
 out_ring:
@@ -89,12 +86,12 @@ uint64_t storage_raw_place(uint64_t file_size, size_t block)
     return (state >> 33) % places * PAGE;
 }
 
-static int ring_open(struct io_uring *ring, unsigned depth, int file,
-                     void *memory, size_t size)
+static int ring_open(struct io_uring *ring, int file,
+                     const storage_ring_t *how)
 {
-    struct iovec buffer = {memory, size};
+    struct iovec buffer = {how->memory, how->memory_size};
 
-    if (io_uring_queue_init(depth, ring, 0) != 0)
+    if (io_uring_queue_init(how->depth, ring, 0) != 0)
         return -1;
     if (io_uring_register_files(ring, &file, 1) == 0 &&
         io_uring_register_buffers(ring, &buffer, 1) == 0)
@@ -103,13 +100,14 @@ static int ring_open(struct io_uring *ring, unsigned depth, int file,
     return -1;
 }
 
-static void ring_read(struct io_uring *ring, uint64_t place, unsigned slot,
-                      size_t block, void *memory)
+static void ring_read(struct io_uring *ring, uint64_t file_size,
+                      uint64_t ordinal, const storage_ring_t *how)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    uint64_t slot = ordinal % (how->memory_size / how->block);
 
-    io_uring_prep_read_fixed(sqe, 0, (char *)memory + slot * block,
-                             (unsigned)block, place, 0);
+    io_uring_prep_read_fixed(sqe, 0, (char *)how->memory + slot * how->block,
+                             (unsigned)how->block,
+                             storage_raw_place(file_size, how->block), 0);
     io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-    io_uring_sqe_set_data64(sqe, slot);
 }

@@ -6,10 +6,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* @param depth   blocks under way at a time
- * @param memory  [depth, block], in huge pages */
-double storage_raw_ring(const char *path, uint64_t file_size, size_t block,
-                        unsigned depth, uint64_t size, void *memory);
+typedef struct storage_ring {
+    size_t block;
+    unsigned depth;     /* blocks under way at a time */
+    void *memory;       /* in huge pages; gone through from end to end, since */
+    size_t memory_size; /* a cached destination would flatter the drive */
+} storage_ring_t;
+
+double storage_raw_ring(const char *path, uint64_t file_size, uint64_t size,
+                        const storage_ring_t *how);
 
 /* The file mapped afresh, and not in the page cache. */
 double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
