@@ -301,6 +301,32 @@ Test(command, run_refuses_a_model_that_is_not_whole)
     cr_expect(eq(int, files_count(), 0)); /* nothing half written */
 }
 
+/* All ones is no number in any of the formats of weights. */
+Test(command, run_draws_no_token_from_logits_that_are_no_numbers)
+{
+    char folder[PATH_SIZE], weights[PATH_SIZE];
+    unsigned char *data;
+    json_int_t at = 0;
+    json_t *header;
+    uint64_t length;
+    size_t size;
+
+    fixture_copy("mixtral", folder);
+    path_in(folder, "model.safetensors", weights);
+    header = header_load(weights);
+    cr_assert(eq(int, 0, json_unpack(header, "{s:{s:[I*]}}",
+                                     "lm_head.weight", "data_offsets", &at)));
+    json_decref(header);
+    data = file_load(weights, &size);
+    memcpy(&length, data, sizeof(length));
+    memset(data + sizeof(length) + length + at, 0xff, 4);
+    file_save(weights, data, size);
+    free(data);
+    expect_refused(1, "the logit of token 0 is",
+                   "run '%s' --prompt-ids 1,2 -r 2", folder);
+    folder_remove(folder);
+}
+
 Test(command, run_refuses_a_store_whose_experts_are_damaged)
 {
     const char *store = file_path("m.store");

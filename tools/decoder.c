@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,8 +56,9 @@ static coterie_status_t route(decoder_t *d, const layer_weights_t *layer,
                               float *gates);
 static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer);
 static coterie_status_t record(decoder_t *d, uint32_t moe_layer);
-static void tokens_draw(decoder_t *d);
-static void logits_use(decoder_t *d, uint32_t row, const float *logits);
+static coterie_status_t tokens_draw(decoder_t *d);
+static coterie_status_t logits_use(decoder_t *d, uint32_t row,
+                                   const float *logits);
 static coterie_status_t engine_norm(void *engine, uint32_t moe_layer,
                                     uint32_t count, const float *hidden,
                                     float *normed);
@@ -232,7 +234,9 @@ static coterie_status_t step_run(decoder_t *d, coterie_session_t *session,
         if (status != COTERIE_OK)
             return status;
     }
-    tokens_draw(d);
+    status = tokens_draw(d);
+    if (status != COTERIE_OK)
+        return status;
     d->step++;
     return coterie_step_end(session, last ? 0 : d->sampled, d->sequence,
                             d->position, d->token);
@@ -355,10 +359,11 @@ static coterie_status_t record(decoder_t *d, uint32_t moe_layer)
 
 /* Last norm, logits and sampling of the rows that need them: those at the end
  * of their sequence, or all where logits are kept. */
-static void tokens_draw(decoder_t *d)
+static coterie_status_t tokens_draw(decoder_t *d)
 {
     const coterie_model_config_t *c = &d->weights->config;
     const coterie_rows_t *here = &d->here;
+    coterie_status_t status = COTERIE_OK;
     uint32_t count = 0;
 
     d->sampled = 0;
@@ -376,13 +381,15 @@ static void tokens_draw(decoder_t *d)
                 d->weights->norm, d->normed + (size_t)i * c->hidden);
         coterie_linear(n, c->hidden, c->vocab, d->normed, d->weights->head,
                        COTERIE_DTYPE_F32, NULL, d->logits);
-        for (uint32_t i = 0; i < n; i++)
-            logits_use(d, d->picked[first + i],
-                       d->logits + (size_t)i * c->vocab);
+        for (uint32_t i = 0; i < n && status == COTERIE_OK; i++)
+            status = logits_use(d, d->picked[first + i],
+                                d->logits + (size_t)i * c->vocab);
     }
+    return status;
 }
 
-static void logits_use(decoder_t *d, uint32_t row, const float *logits)
+static coterie_status_t logits_use(decoder_t *d, uint32_t row,
+                                   const float *logits)
 {
     const decoder_options_t *o = &d->options;
     uint32_t vocab = d->weights->config.vocab;
@@ -395,12 +402,19 @@ static void logits_use(decoder_t *d, uint32_t row, const float *logits)
         o->seen[at] = 1;
     }
     if ((uint32_t)position + 1 < o->prompt[sequence])
-        return;
+        return COTERIE_OK;
+    for (uint32_t i = 0; i < vocab; i++)
+        if (!isfinite(logits[i]))
+            return failure(COTERIE_ERR_INVALID,
+                           "sequence %d, position %d: the logit of token %u is "
+                           "%g; no token can be drawn",
+                           sequence, position, i, (double)logits[i]);
     d->sequence[d->sampled] = sequence;
     d->position[d->sampled] = position + 1;
     d->token[d->sampled] = o->tokens[at + 1] =
         sampler_draw(&o->sampler, sequence, position + 1, vocab, logits);
     d->sampled++;
+    return COTERIE_OK;
 }
 
 /* The runtime calls the next three within coterie_exchange and
