@@ -23,7 +23,7 @@ coterie_status_t coterie_output_open(const char *path, int force,
  * Either way output is closed. */
 coterie_status_t coterie_output_commit(coterie_output_t *output);
 
-/* Removes the temporary file; for a zeroed or committed output, does nothing. */
+/* Removes the temporary file; nothing, for a zeroed or committed output. */
 void coterie_output_abandon(coterie_output_t *output);
 
 /* Writes, or says which file is short of how many bytes. */

@@ -1,7 +1,7 @@
 /* Which mode a decode step uses, where the caller leaves it to us: each that
  * the group allows is tried a few times per class of batch size, in turns, and
- * that of the least median stays until the next trials. All ranks learn the same times, so they
- * decide alike. */
+ * that of the least median stays until the next trials. All ranks learn the
+ * same times, so they decide alike. */
 #include "config.h"
 
 #include <string.h>

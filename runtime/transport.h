@@ -28,7 +28,7 @@ typedef struct coterie_header {
     uint32_t extra;    /* the sender's: whatever the traffic needs */
 } coterie_header_t;
 
-/* One received message, header first; data is the transport's until released. */
+/* A received message, header first; data is the transport's until released. */
 typedef struct coterie_message {
     const void *data;
     size_t size;

@@ -43,6 +43,15 @@ ${CC:-cc} "$work/client.c" -o "$work/client" \
     $(pkg-config --cflags --libs coterie)
 LD_LIBRARY_PATH=$library "$work/client"
 
+# All of the archive, so that nothing it needs may be left out of coterie.pc.
+if [ -f "$library/libcoterie.a" ]; then
+    ${CC:-cc} $(pkg-config --cflags coterie) "$work/client.c" \
+        -o "$work/client" -Wl,--whole-archive "$library/libcoterie.a" \
+        -Wl,--no-whole-archive \
+        $(pkg-config --static --libs coterie | sed 's/-lcoterie//')
+    "$work/client"
+fi
+
 # Engines must not be drawn into GLPK's licence, or into MPI.
 if ldd "$library/libcoterie.so" | grep -E 'libglpk|libmpi'; then
     echo "libcoterie links what only its sister libraries may" >&2
