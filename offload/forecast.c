@@ -132,7 +132,8 @@ static void sequence_note(coterie_forecast_t *forecast,
             forecast->used[ids[i]] = 1;
 }
 
-/* Needed at the next turn, or else so many turns later as its rate says. */
+/* Needed at the next turn, or else as many turns later as its rate says, half
+ * of it the forecast's: rates of late alone scatter where nothing shifts. */
 static void layer_expect(coterie_forecast_t *forecast, uint32_t layer,
                          coterie_policy_t *policy)
 {
@@ -141,8 +142,10 @@ static void layer_expect(coterie_forecast_t *forecast, uint32_t layer,
     for (uint32_t e = 0; e < forecast->expert_count; e++) {
         float *rate = &forecast->rate[first + e];
         double turns;
+        float chance = 1 - forecast->absent[e], later;
         *rate += rate_step * (forecast->used[e] - *rate);
-        turns = 1 + forecast->absent[e] / (double)(*rate + rate_least);
+        later = (*rate + chance) / 2 + rate_least;
+        turns = 1 + (1 - chance) / (double)later;
         coterie_policy_expect(policy, first + e,
                               (double)forecast->clock +
                                   forecast->layer_count * turns);
