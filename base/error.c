@@ -40,6 +40,6 @@ coterie_status_t coterie_fail(coterie_status_t status, const char *format, ...)
 
 coterie_status_t coterie_fail_memory(size_t size, const char *what)
 {
-    return coterie_fail(COTERIE_ERR_NO_MEMORY, "out of memory: %zu bytes for %s",
-                        size, what);
+    return coterie_fail(COTERIE_ERR_NO_MEMORY,
+                        "out of memory: %zu bytes for %s", size, what);
 }

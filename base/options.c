@@ -18,7 +18,8 @@ coterie_status_t coterie_options_read(const void *in, void *out,
     memcpy(&size, in, sizeof(size));
     if (size < sizeof(size) || size > OPTIONS_SIZE_MAX)
         return coterie_fail(COTERIE_ERR_INVALID,
-                            "%s: options.size is %zu; start from the INIT macro",
+                            "%s: options.size is %zu; start from the INIT "
+                            "macro",
                             what, size);
     for (size_t i = out_size; i < size; i++)
         if (bytes[i] != 0)

@@ -233,7 +233,8 @@ static coterie_status_t layers_run(engine_t *engine,
         status = coterie_kv_put(session, l, rows->count, rows->sequence,
                                 rows->position, engine->kv);
         if (status == COTERIE_OK)
-            status = coterie_exchange(session, l, rows, &engine->rows[1 - here]);
+            status =
+                coterie_exchange(session, l, rows, &engine->rows[1 - here]);
         here = 1 - here;
     }
     *last_p = here;

@@ -47,10 +47,11 @@ static coterie_status_t experts(void *engine, uint32_t layer,
 
     for (uint32_t slot = 0; slot < rows->expert_count; slot++)
         for (uint32_t i = rows->first[slot]; i < rows->first[slot + 1]; i++)
-            for (uint32_t j = 0; j < HIDDEN; j++)
-                sums[rows->row[i] * HIDDEN + j] +=
-                    rows->weight[i] * sinf((float)((first + slot) * (layer + j)) +
-                                           normed[rows->row[i] * HIDDEN + j]);
+            for (uint32_t j = 0; j < HIDDEN; j++) {
+                uint32_t at = rows->row[i] * HIDDEN + j;
+                float turn = (float)((first + slot) * (layer + j));
+                sums[at] += rows->weight[i] * sinf(turn + normed[at]);
+            }
     return COTERIE_OK;
 }
 

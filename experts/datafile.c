@@ -19,7 +19,8 @@ coterie_status_t coterie_datafile_open(const char *path,
 
     if (file.path == NULL)
         return coterie_fail_memory(strlen(path) + 1, "a file name");
-    file.descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    /* A pipe would make a plain open wait for its writer. */
+    file.descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file.descriptor < 0) {
         int error = errno;
         free(file.path);

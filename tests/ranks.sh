@@ -1,7 +1,8 @@
 #!/bin/sh
 # The same greedy text, on the shipped model, from every number of ranks, every
 # mode and both transports; and `coterie sim` foretells the counters.
-# Environment: COTERIE_COMMAND, COTERIE_EXAMPLES, COTERIE_TEST_DATA (see tests/local.mk).
+# Environment (see tests/local.mk): COTERIE_COMMAND, COTERIE_EXAMPLES,
+# COTERIE_TEST_DATA.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

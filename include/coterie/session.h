@@ -180,8 +180,8 @@ COTERIE_API void coterie_session_counts(const coterie_session_t *session,
                                         coterie_counts_t counts[2],
                                         coterie_times_t *times);
 
-/** Accepts NULL. The transport stays open. After a step, every rank must destroy
- * its session (each in its own thread): it takes what the others still send.
+/** Accepts NULL. The transport stays open. After a step, every rank must
+ * destroy its session (each in its own thread): it takes what others sent.
  * After a failure, any rank may, alone. */
 COTERIE_API void coterie_session_destroy(coterie_session_t *session);
 
