@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "experts/convert.h"
 #include "experts/model.h"
@@ -80,7 +81,7 @@ coterie_status_t coterie_model_tensor(const coterie_model_t *model,
         return coterie_fail(COTERIE_ERR_NOT_FOUND,
                             "%s: no tensor %s among those outside the experts",
                             source->path, name);
-    element = coterie_element_size(tensor->dtype);
+    element = coterie_dtype_size(tensor->dtype);
     if (tensor->size / element != count)
         return coterie_fail(COTERIE_ERR_MISMATCH,
                             "%s: %s has %" PRIu64 " elements; the caller "
@@ -217,7 +218,7 @@ static uint64_t weights_size(const coterie_model_t *model)
     const coterie_tensors_t *tensors = &model->source->tensors;
     const coterie_expert_format_t *format = &model->format;
     uint64_t size = 3 * (uint64_t)format->hidden * format->ffn *
-                    coterie_element_size(format->dtype) *
+                    coterie_dtype_size(format->dtype) *
                     model->shape.config.moe_layers *
                     model->shape.config.experts;
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "experts/source.h"
 
@@ -33,7 +34,7 @@ void coterie_expert_format_init(const coterie_model_config_t *config,
                                 coterie_expert_format_t *format)
 {
     uint64_t matrix =
-        (uint64_t)config->hidden * config->ffn * coterie_element_size(dtype);
+        (uint64_t)config->hidden * config->ffn * coterie_dtype_size(dtype);
     uint64_t stride = round_up(matrix, MATRIX_ALIGNMENT);
 
     *format = (coterie_expert_format_t){

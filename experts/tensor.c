@@ -5,16 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "experts/tensor.h"
 
 static const struct dtype {
-    uint32_t dtype, size;
+    uint32_t dtype;
     const char *name;
 } dtypes[] = {
-    {COTERIE_DTYPE_F32, 4, "F32"},
-    {COTERIE_DTYPE_F16, 2, "F16"},
-    {COTERIE_DTYPE_BF16, 2, "BF16"},
+    {COTERIE_DTYPE_F32, "F32"},
+    {COTERIE_DTYPE_F16, "F16"},
+    {COTERIE_DTYPE_BF16, "BF16"},
 };
 
 enum { DTYPE_COUNT = sizeof(dtypes) / sizeof(dtypes[0]) };
@@ -22,14 +23,6 @@ enum { DTYPE_COUNT = sizeof(dtypes) / sizeof(dtypes[0]) };
 static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor);
 static int compare_names(const void *a, const void *b);
-
-uint32_t coterie_element_size(uint32_t dtype)
-{
-    for (size_t i = 0; i < DTYPE_COUNT; i++)
-        if (dtypes[i].dtype == dtype)
-            return dtypes[i].size;
-    return 0;
-}
 
 const char *coterie_dtype_name(uint32_t dtype)
 {
@@ -74,7 +67,7 @@ static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor)
 {
     size_t rank = json_array_size(shape);
-    uint64_t size = coterie_element_size(tensor->dtype);
+    uint64_t size = coterie_dtype_size(tensor->dtype);
 
     if (rank > COTERIE_TENSOR_RANK_MAX)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,

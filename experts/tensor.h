@@ -31,8 +31,6 @@ typedef struct coterie_tensors {
     size_t count, room;
 } coterie_tensors_t;
 
-uint32_t coterie_element_size(uint32_t dtype);
-
 /* As safetensors spells it: "F32", "F16", "BF16". */
 const char *coterie_dtype_name(uint32_t dtype);
 

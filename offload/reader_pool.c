@@ -13,8 +13,8 @@ typedef struct pool {
     coterie_io_t base;
     int descriptor;
     pthread_mutex_t mutex;
-    pthread_cond_t todo_changed, done_changed;
-    coterie_chunk_t *todo, **todo_end; /* in order */
+    pthread_cond_t waiting_changed, done_changed;
+    coterie_chunk_t *waiting, **waiting_end; /* in order */
     coterie_chunk_t *done;
     bool woken, closing;
     uint32_t thread_count;
@@ -45,9 +45,9 @@ static coterie_status_t pool_open(const coterie_io_setup_t *setup,
         return coterie_fail_memory(size, "threads that read");
     pool->base.ops = &coterie_io_pool;
     pool->descriptor = setup->descriptor;
-    pool->todo_end = &pool->todo;
+    pool->waiting_end = &pool->waiting;
     pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->todo_changed, NULL);
+    pthread_cond_init(&pool->waiting_changed, NULL);
     pthread_cond_init(&pool->done_changed, NULL);
     while (pool->thread_count < setup->depth &&
            pthread_create(&pool->threads[pool->thread_count], NULL, pool_main,
@@ -68,9 +68,9 @@ static bool pool_submit(coterie_io_t *io, coterie_chunk_t *chunk)
 
     pthread_mutex_lock(&pool->mutex);
     chunk->next = NULL;
-    *pool->todo_end = chunk;
-    pool->todo_end = &chunk->next;
-    pthread_cond_signal(&pool->todo_changed);
+    *pool->waiting_end = chunk;
+    pool->waiting_end = &chunk->next;
+    pthread_cond_signal(&pool->waiting_changed);
     pthread_mutex_unlock(&pool->mutex);
     return true;
 }
@@ -108,12 +108,12 @@ static void pool_close(coterie_io_t *io)
 
     pthread_mutex_lock(&pool->mutex);
     pool->closing = true;
-    pthread_cond_broadcast(&pool->todo_changed);
+    pthread_cond_broadcast(&pool->waiting_changed);
     pthread_mutex_unlock(&pool->mutex);
     for (uint32_t i = 0; i < pool->thread_count; i++)
         pthread_join(pool->threads[i], NULL);
     pthread_cond_destroy(&pool->done_changed);
-    pthread_cond_destroy(&pool->todo_changed);
+    pthread_cond_destroy(&pool->waiting_changed);
     pthread_mutex_destroy(&pool->mutex);
     free(pool);
 }
@@ -140,13 +140,13 @@ static coterie_chunk_t *todo_take(pool_t *pool)
     coterie_chunk_t *chunk;
 
     pthread_mutex_lock(&pool->mutex);
-    while (pool->todo == NULL && !pool->closing)
-        pthread_cond_wait(&pool->todo_changed, &pool->mutex);
-    chunk = pool->todo;
+    while (pool->waiting == NULL && !pool->closing)
+        pthread_cond_wait(&pool->waiting_changed, &pool->mutex);
+    chunk = pool->waiting;
     if (chunk != NULL) {
-        pool->todo = chunk->next;
-        if (pool->todo == NULL)
-            pool->todo_end = &pool->todo;
+        pool->waiting = chunk->next;
+        if (pool->waiting == NULL)
+            pool->waiting_end = &pool->waiting;
     }
     pthread_mutex_unlock(&pool->mutex);
     return chunk;

@@ -8,6 +8,7 @@
 
 #include <criterion/criterion.h>
 
+#include "base/dtype.h"
 #include "base/file.h"
 #include "experts/names.h"
 #include "tests/models.h"
@@ -194,7 +195,7 @@ void folder_remove(const char *folder)
 static coterie_status_t spec_add(void *arg, const coterie_tensor_spec_t *spec)
 {
     writer_t *writer = arg;
-    uint64_t size = coterie_element_size(writer->dtype);
+    uint64_t size = coterie_dtype_size(writer->dtype);
     json_t *shape = json_array();
 
     for (uint32_t i = 0; i < spec->rank; i++) {

@@ -10,6 +10,8 @@
  * lanes as AVX-512 does, so that unlike processors route one token alike. */
 #include <coterie/kernels.h>
 
+#include "base/dtype.h"
+
 enum {
     COTERIE_LANES = 16,
     COTERIE_TILE_ROWS_MAX = 6,   /* rows of the largest tile */
@@ -89,7 +91,5 @@ typedef struct coterie_product {
 
 void coterie_cpu_product(const coterie_cpu_ops_t *ops,
                          const coterie_product_t *product);
-
-size_t coterie_dtype_size(coterie_dtype_t dtype);
 
 #endif

@@ -38,11 +38,6 @@ static const char *ahead_of(const job_t *job, uint32_t output,
                             uint32_t inner);
 static uint32_t least(uint32_t a, uint32_t b);
 
-size_t coterie_dtype_size(coterie_dtype_t dtype)
-{
-    return dtype == COTERIE_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-}
-
 void coterie_cpu_product(const coterie_cpu_ops_t *ops,
                          const coterie_product_t *product)
 {
