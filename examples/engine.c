@@ -55,42 +55,35 @@ static coterie_status_t experts(void *engine, uint32_t layer,
     return COTERIE_OK;
 }
 
-/* Attention, with coterie_kv_put, and the router; then the experts. The rows
- * that come back are those that go on here: perhaps other ones. */
-static void layer_run(coterie_transport_t *transport,
-                      coterie_session_t *session, uint32_t layer,
-                      coterie_rows_t rows[2])
-{
-    float normed[SEQUENCES * HIDDEN], weights[SEQUENCES * K];
-    int32_t ids[SEQUENCES * K];
-    coterie_rows_t *in = &rows[layer % 2], *out = &rows[1 - layer % 2];
-
-    norm(NULL, layer, in->count, in->hidden, normed);
-    for (uint32_t i = 0; i < in->count * K; i++) {
-        ids[i] = (in->sequence[i / K] * 3 + in->position[i / K] * 5 +
-                  (int)(layer + i % K * 3)) % EXPERTS;
-        weights[i] = 1.0f / K;
-    }
-    in->normed = normed;
-    in->topk_ids = ids;
-    in->topk_weights = weights;
-    check(transport, coterie_exchange(session, layer, in, out));
-}
-
-/* Embeds, runs the layers (an even number: the rows end where they began), and
- * samples: the largest element of the hidden state is the next letter. */
+/* Rows that are here: embedding; by layer, attention (with coterie_kv_put) and
+ * router, then the experts; sampling. Other rows may come back than went. */
 static void step(coterie_transport_t *transport, coterie_session_t *session,
                  coterie_phase_t phase, coterie_rows_t rows[2])
 {
+    float normed[SEQUENCES * HIDDEN], weights[SEQUENCES * K];
+    int32_t ids[SEQUENCES * K];
     coterie_rows_t *here = &rows[0];
 
     check(transport, coterie_step_begin(session, phase, NULL, here));
     for (uint32_t i = 0; i < here->count * HIDDEN; i++)
         here->hidden[i] =
             cosf((float)(here->token[i / HIDDEN] * (int)(i % HIDDEN + 1)));
-    for (uint32_t layer = 0; layer < LAYERS; layer++)
-        layer_run(transport, session, layer, rows);
-    for (uint32_t i = 0; i < here->count; i++) {
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        coterie_rows_t *next = &rows[1 - layer % 2];
+
+        norm(NULL, layer, here->count, here->hidden, normed);
+        for (uint32_t i = 0; i < here->count * K; i++) {
+            ids[i] = (here->sequence[i / K] * 3 + here->position[i / K] * 5 +
+                      (int)(layer + i % K * 3)) % EXPERTS;
+            weights[i] = 1.0f / K;
+        }
+        here->normed = normed;
+        here->topk_ids = ids;
+        here->topk_weights = weights;
+        check(transport, coterie_exchange(session, layer, here, next));
+        here = next;
+    }
+    for (uint32_t i = 0; i < here->count; i++) { /* the largest element */
         const float *hidden = here->hidden + i * HIDDEN;
 
         here->token[i] = 0;
