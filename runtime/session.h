@@ -124,7 +124,7 @@ enum {
 };
 
 /* What auto has learnt about one class of batch size. */
-enum { COTERIE_TRIES = 5 }; /* of each mode */
+enum { COTERIE_TRIES = 9 }; /* of each mode */
 
 typedef struct coterie_class {
     uint32_t steps; /* since the last trials */
