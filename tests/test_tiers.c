@@ -12,7 +12,6 @@
 
 #include "offload/tiers.h"
 #include "runtime/bank.h"
-#include "tests/command.h"
 #include "tests/fault_io.h"
 #include "tests/models.h"
 
@@ -353,70 +352,6 @@ Test(tiers, report_a_store_cut_short_under_them)
               coterie_last_error());
     coterie_tiers_abandon(tiers, (coterie_items_t){wanted, 1});
     coterie_tiers_destroy(tiers);
-}
-
-Test(tiers, let_the_command_write_the_same_text)
-{
-    static const char *const ways[] = {
-        "--budget 10% --policy lfu", "--budget 12288 --policy cost",
-        "--budget 40% --ranks 2 --dispatch owner",
-        "--budget 10% --ranks 3 --dispatch forward --predict group"};
-    const char *asked = "--prompt-ids 1,2,3,4 --prompt-ids 9,8 --tokens 9";
-    json_t *right = command_json("run '%s' %s --json", path, asked);
-
-    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-        json_t *got = command_json("run '%s' %s %s --json", path, asked,
-                                   ways[i]);
-        const json_t *offload = json_object_get(got, "offload");
-
-        cr_expect(json_equal(json_object_get(right, "sequences"),
-                             json_object_get(got, "sequences")), "%s",
-                  ways[i]);
-        cr_expect(json_integer_value(json_object_get(offload, "uses")) > 0);
-        json_decref(got);
-    }
-    json_decref(right);
-}
-
-Test(tiers, let_the_command_keep_hot_counts)
-{
-    const char *run = "run '%s' --prompt-ids 1,2 --tokens 9 --budget 50%% "
-                      "--ranks 2 --hot '%s' --json";
-    char hot[PATH_SIZE];
-    json_t *first, *second;
-
-    path_in(folder, "hot", hot);
-    first = command_json(run, path, hot);
-    second = command_json(run, path, hot);
-    cr_expect(json_equal(json_object_get(first, "sequences"),
-                         json_object_get(second, "sequences")));
-    cr_expect(zero(int, (int)json_integer_value(json_object_get(
-                            json_object_get(first, "offload"),
-                            "preloads"))));
-    cr_expect(gt(int, (int)json_integer_value(json_object_get(
-                          json_object_get(second, "offload"), "preloads")),
-                 0));
-    json_decref(first);
-    json_decref(second);
-    file_save(hot, "{}", 2);
-    expect_refused(1, hot, run, path, hot);
-}
-
-Test(tiers, let_the_command_refuse_wrong_budgets)
-{
-    const char *asked = "--prompt-ids 1 --tokens 2";
-    char directory[PATH_SIZE];
-
-    fixture_path("mixtral", directory);
-    expect_refused(1, "one expert takes 12288", "run '%s' %s --budget 12287",
-                   path, asked);
-    expect_refused(1, "give bytes", "run '%s' %s --budget 20x", path, asked);
-    expect_refused(1, "give bytes", "run '%s' %s --budget -5", path, asked);
-    expect_refused(1, "needs a --budget", "run '%s' %s --hot x", path, asked);
-    expect_refused(1, "at most 100", "run '%s' %s --budget 120%%", path,
-                   asked);
-    expect_refused(1, "coterie pack", "run '%s' %s --budget 50%%", directory,
-                   asked);
 }
 
 static void store_open(void)

@@ -1,0 +1,101 @@
+#include "config.h"
+
+#include <jansson.h>
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include <coterie/coterie.h>
+
+#include "tests/command.h"
+#include "tests/models.h"
+
+static char folder[PATH_SIZE], path[PATH_SIZE]; /* of a store */
+
+static void store_make(void);
+static void store_remove(void);
+
+TestSuite(budget, .init = store_make, .fini = store_remove);
+
+Test(budget, writes_the_same_text)
+{
+    static const char *const ways[] = {
+        "--budget 10% --policy lfu", "--budget 12288 --policy cost",
+        "--budget 40% --ranks 2 --dispatch owner",
+        "--budget 10% --ranks 3 --dispatch forward --predict group"};
+    const char *asked = "--prompt-ids 1,2,3,4 --prompt-ids 9,8 --tokens 9";
+    json_t *right = command_json("run '%s' %s --json", path, asked);
+
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        json_t *got = command_json("run '%s' %s %s --json", path, asked,
+                                   ways[i]);
+        const json_t *offload = json_object_get(got, "offload");
+
+        cr_expect(json_equal(json_object_get(right, "sequences"),
+                             json_object_get(got, "sequences")), "%s",
+                  ways[i]);
+        cr_expect(json_integer_value(json_object_get(offload, "uses")) > 0);
+        json_decref(got);
+    }
+    json_decref(right);
+}
+
+Test(budget, keeps_hot_counts_for_the_next_run)
+{
+    const char *run = "run '%s' --prompt-ids 1,2 --tokens 9 --budget 50%% "
+                      "--ranks 2 --hot '%s' --json";
+    char hot[PATH_SIZE];
+    json_t *first, *second;
+
+    path_in(folder, "hot", hot);
+    first = command_json(run, path, hot);
+    second = command_json(run, path, hot);
+    cr_expect(json_equal(json_object_get(first, "sequences"),
+                         json_object_get(second, "sequences")));
+    cr_expect(zero(int, (int)json_integer_value(json_object_get(
+                            json_object_get(first, "offload"),
+                            "preloads"))));
+    cr_expect(gt(int, (int)json_integer_value(json_object_get(
+                          json_object_get(second, "offload"), "preloads")),
+                 0));
+    json_decref(first);
+    json_decref(second);
+    file_save(hot, "{}", 2);
+    expect_refused(1, hot, run, path, hot);
+}
+
+Test(budget, that_is_wrong_is_refused)
+{
+    const char *asked = "--prompt-ids 1 --tokens 2";
+    char directory[PATH_SIZE];
+
+    fixture_path("mixtral", directory);
+    expect_refused(1, "one expert takes 12288", "run '%s' %s --budget 12287",
+                   path, asked);
+    expect_refused(1, "give bytes", "run '%s' %s --budget 20x", path, asked);
+    expect_refused(1, "give bytes", "run '%s' %s --budget -5", path, asked);
+    expect_refused(1, "needs a --budget", "run '%s' %s --hot x", path, asked);
+    expect_refused(1, "at most 100", "run '%s' %s --budget 120%%", path,
+                   asked);
+    expect_refused(1, "coterie pack", "run '%s' %s --budget 50%%", directory,
+                   asked);
+}
+
+static void store_make(void)
+{
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    coterie_model_t *source = NULL;
+    char directory[PATH_SIZE];
+
+    folder_make(folder);
+    path_in(folder, "store", path);
+    fixture_path("mixtral", directory);
+    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
+    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(source, path, &options)));
+    coterie_model_close(source);
+}
+
+static void store_remove(void)
+{
+    folder_remove(folder);
+}
