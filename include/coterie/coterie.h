@@ -4,6 +4,7 @@
  * All of libcoterie. libcoterie-place adds coterie/place.h. */
 #include <coterie/api.h>
 #include <coterie/kernels.h>
+#include <coterie/loads.h>
 #include <coterie/model.h>
 #include <coterie/offload.h>
 #include <coterie/placement.h>
