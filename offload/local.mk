@@ -10,7 +10,8 @@ libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
 libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/reader.c \
 	offload/reader.h offload/reader_io.h offload/reader_open.c \
 	offload/reader_open.h offload/reader_pool.c offload/tiers.c \
-	offload/tiers.h offload/tiers_state.c offload/tiers_state.h
+	offload/tiers.h offload/tiers_state.c offload/tiers_state.h \
+	offload/timeline.c offload/timeline.h
 if HAVE_LIBURING
 libcoterie_la_SOURCES += offload/reader_uring.c
 endif

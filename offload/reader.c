@@ -104,6 +104,7 @@ void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
     read->urgency = urgency;
     read->chunk_next = 0;
     read->chunk_count = (uint32_t)coterie_store_chunks(read->size);
+    read->bytes = 0;
     read->dropped = false;
     read->status = COTERIE_OK;
     queue_add(reader, read);
@@ -344,6 +345,7 @@ static void chunk_settle(coterie_reader_t *reader, coterie_chunk_t *chunk,
 
     pthread_mutex_lock(&reader->mutex);
     reader->bytes += chunk->size;
+    read->bytes += chunk->size;
     if (!good && !read->dropped && read->status == COTERIE_OK) {
         if (chunk->tries < TRIES_MOST) {
             reader->retries++;

@@ -28,6 +28,7 @@ typedef struct coterie_read {
     coterie_urgency_t urgency;
     uint32_t chunk_next, chunk_count;
     uint32_t under_way;
+    uint64_t bytes; /* that came so far, again if tried again */
     bool queued, dropped;
     coterie_status_t status; /* and for a failure, where and why: */
     uint32_t bad_chunk;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/error.h"
@@ -149,7 +150,8 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
         pthread_cond_wait(&tiers->changed, &tiers->mutex);
     }
     if (start != 0)
-        tiers->counts.stall_ns += now_ns() - start;
+        coterie_item_counts(tiers, items.items[at])->stall_ns +=
+            now_ns() - start;
     item = &tiers->items[items.items[at]];
     if (item->state == COTERIE_ITEM_FAILED) {
         status = coterie_reader_explain(tiers->reader, &item->read);
@@ -203,13 +205,37 @@ void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items)
 void coterie_tiers_counts(coterie_tiers_t *tiers,
                           coterie_tiers_counts_t *counts)
 {
+    coterie_layer_counts_t sum;
+
     pthread_mutex_lock(&tiers->mutex);
-    *counts = tiers->counts;
-    counts->size = sizeof(*counts);
-    counts->resident = (uint64_t)(tiers->slot_count - tiers->free_count) *
-                       tiers->format.record_size;
+    sum = coterie_timeline_sum(&tiers->timeline);
+    *counts = (coterie_tiers_counts_t){
+        .size = sizeof(*counts),
+        .budget = tiers->budget,
+        .resident = (uint64_t)(tiers->slot_count - tiers->free_count) *
+                    tiers->format.record_size,
+        .resident_most = tiers->resident_most,
+        .uses = sum.uses,
+        .hits = sum.hits,
+        .preloads = sum.preloads,
+        .demand_reads = sum.demand_reads,
+        .guess_reads = sum.guess_reads,
+        .guesses_used = sum.guesses_used,
+        .guesses_wasted = sum.guesses_wasted,
+        .stall_ns = sum.stall_ns};
     pthread_mutex_unlock(&tiers->mutex);
     coterie_reader_counts(tiers->reader, &counts->bytes, &counts->retries);
+}
+
+void coterie_tiers_timeline(coterie_tiers_t *tiers,
+                            coterie_layer_counts_t *counts, uint32_t *rounds_p)
+{
+    size_t entries = (size_t)COTERIE_TIMELINE_SPANS * tiers->layer_count;
+
+    pthread_mutex_lock(&tiers->mutex);
+    memcpy(counts, tiers->timeline.counts, entries * sizeof(*counts));
+    *rounds_p = tiers->timeline.rounds;
+    pthread_mutex_unlock(&tiers->mutex);
 }
 
 void coterie_tiers_hot(coterie_tiers_t *tiers, uint64_t *count)
@@ -234,6 +260,7 @@ void coterie_tiers_destroy(coterie_tiers_t *tiers)
     coterie_arena_destroy(&tiers->arena);
     pthread_cond_destroy(&tiers->changed);
     pthread_mutex_destroy(&tiers->mutex);
+    coterie_timeline_destroy(&tiers->timeline);
     free(tiers->items);
     free(tiers->free_slots);
     free(tiers);
@@ -283,7 +310,7 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
     tiers->expert_count = config.experts;
     tiers->item_count = (uint32_t)items;
     tiers->slot_count = (uint32_t)slots;
-    tiers->counts.budget = budget;
+    tiers->budget = budget;
     return COTERIE_OK;
 }
 
@@ -306,13 +333,15 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
     }
     tiers->queue_first = COTERIE_ITEM_NONE;
     tiers->guess_first = tiers->guess_last = COTERIE_ITEM_NONE;
-    status = coterie_policy_create((coterie_policy_kind_t)options->policy,
-                                   tiers->item_count, &tiers->policy);
+    status = coterie_timeline_create(tiers->layer_count, &tiers->timeline);
+    if (status == COTERIE_OK)
+        status = coterie_policy_create((coterie_policy_kind_t)options->policy,
+                                       tiers->item_count, &tiers->policy);
     if (status == COTERIE_OK && options->hot != NULL)
         items_seed(tiers, model, options->hot);
     if (status == COTERIE_OK)
         status = coterie_arena_create(
-            (size_t)slots * tiers->format.record_size, tiers->counts.budget,
+            (size_t)slots * tiers->format.record_size, tiers->budget,
             &tiers->arena);
     return status;
 }
@@ -370,8 +399,10 @@ static void use(coterie_tiers_t *tiers, uint32_t ordinal)
     coterie_item_t *item = &tiers->items[ordinal];
     uint32_t layer = ordinal / tiers->expert_count;
 
-    if (layer < tiers->layer_last)
+    if (layer < tiers->layer_last) {
         tiers->round++;
+        coterie_timeline_round(&tiers->timeline);
+    }
     tiers->layer_last = layer;
     item->uses++;
     coterie_policy_used(tiers->policy, ordinal);
@@ -397,9 +428,11 @@ static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
     coterie_item_t *item = &tiers->items[ordinal];
     bool there = item->state == COTERIE_ITEM_RESIDENT ||
                  item->state == COTERIE_ITEM_IN_USE;
+    coterie_layer_counts_t *counts = coterie_item_counts(tiers, ordinal);
 
-    tiers->counts.uses++;
-    tiers->counts.hits += there;
+    counts->uses++;
+    counts->hits += there;
+    counts->memory_bytes += there ? item->read.size : 0;
     if (item->state == COTERIE_ITEM_RESIDENT && item->wanted == 0)
         coterie_policy_withdraw(tiers->policy, ordinal);
     item->wanted++;

@@ -40,6 +40,13 @@ void coterie_item_move(coterie_item_t *item, coterie_item_state_t to)
             to == COTERIE_ITEM_IN_USE) == (item->slot != COTERIE_ITEM_NONE));
 }
 
+coterie_layer_counts_t *coterie_item_counts(coterie_tiers_t *tiers,
+                                            uint32_t item)
+{
+    return coterie_timeline_now(&tiers->timeline,
+                                tiers->items[item].read.layer);
+}
+
 void coterie_item_queue(coterie_tiers_t *tiers, uint32_t item)
 {
     coterie_item_move(&tiers->items[item], COTERIE_ITEM_QUEUED);
@@ -67,8 +74,7 @@ void coterie_slots_serve(coterie_tiers_t *tiers)
         slot = slot_get(tiers);
         if (slot == COTERIE_ITEM_NONE)
             return;
-        queue_pop(tiers);
-        tiers->counts.demand_reads++;
+        coterie_item_counts(tiers, queue_pop(tiers))->demand_reads++;
         read_start(tiers, item, slot, COTERIE_URGENCY_DEMAND);
     }
 }
@@ -113,7 +119,7 @@ void coterie_items_preload(coterie_tiers_t *tiers)
     }
     qsort(heat, count, sizeof(*heat), hottest_first);
     for (uint32_t i = 0; i < count && tiers->free_count > 0; i++) {
-        tiers->counts.preloads++;
+        coterie_item_counts(tiers, heat[i].item)->preloads++;
         read_start(tiers, &tiers->items[heat[i].item], slot_get(tiers),
                    COTERIE_URGENCY_GUESS);
     }
@@ -123,7 +129,7 @@ void coterie_items_preload(coterie_tiers_t *tiers)
 void coterie_item_guess_used(coterie_tiers_t *tiers, uint32_t item)
 {
     guess_end(tiers, item);
-    tiers->counts.guesses_used++;
+    coterie_item_counts(tiers, item)->guesses_used++;
 }
 
 void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item)
@@ -131,10 +137,11 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item)
     coterie_item_t *guess = &tiers->items[item];
 
     guess_end(tiers, item);
-    tiers->counts.guesses_wasted++;
+    coterie_item_counts(tiers, item)->guesses_wasted++;
     if (guess->state != COTERIE_ITEM_ARRIVING ||
         !coterie_reader_drop(tiers->reader, &guess->read))
         return; /* what is there or cannot be stopped may still be of use */
+    coterie_item_counts(tiers, item)->store_bytes += guess->read.bytes;
     slot_free(tiers, item);
     coterie_item_move(guess, COTERIE_ITEM_ABSENT);
 }
@@ -144,6 +151,7 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
     coterie_item_t *item = &tiers->items[ordinal];
 
     assert(item->state == COTERIE_ITEM_ARRIVING);
+    coterie_item_counts(tiers, ordinal)->store_bytes += item->read.bytes;
     if (item->read.status == COTERIE_OK) {
         coterie_item_move(item, COTERIE_ITEM_RESIDENT);
         if (item->wanted == 0)
@@ -210,7 +218,7 @@ static void slot_free(coterie_tiers_t *tiers, uint32_t ordinal)
     item->slot = COTERIE_ITEM_NONE;
     if (item->guessed) {
         guess_end(tiers, ordinal);
-        tiers->counts.guesses_wasted++;
+        coterie_item_counts(tiers, ordinal)->guesses_wasted++;
     }
 }
 
@@ -225,8 +233,8 @@ static void read_start(coterie_tiers_t *tiers, coterie_item_t *item,
     coterie_item_move(item, COTERIE_ITEM_ARRIVING);
     taken = (uint64_t)(tiers->slot_count - tiers->free_count) *
             tiers->format.record_size;
-    if (taken > tiers->counts.resident_most)
-        tiers->counts.resident_most = taken;
+    if (taken > tiers->resident_most)
+        tiers->resident_most = taken;
     coterie_reader_start(tiers->reader, &item->read, urgency);
 }
 
@@ -243,7 +251,7 @@ static void guess_begin(coterie_tiers_t *tiers, uint32_t item)
         tiers->guess_first = item;
     tiers->guess_last = item;
     tiers->guess_count++;
-    tiers->counts.guess_reads++;
+    coterie_item_counts(tiers, item)->guess_reads++;
 }
 
 static void guess_end(coterie_tiers_t *tiers, uint32_t item)

@@ -7,6 +7,7 @@
 #include "offload/policy.h"
 #include "offload/reader.h"
 #include "offload/tiers.h"
+#include "offload/timeline.h"
 
 typedef enum coterie_item_state {
     COTERIE_ITEM_ABSENT,
@@ -50,11 +51,16 @@ struct coterie_tiers {
     uint64_t round; /* how often the layers have been gone through, */
     uint64_t rounds_before; /* and in the runs that the hot counts are from */
     bool preloaded; /* what was hot was asked for */
-    coterie_tiers_counts_t counts;
+    uint64_t budget, resident_most; /* bytes */
+    coterie_timeline_t timeline;
 };
 
 /* Every change of a state, asserted to be one that there is. */
 void coterie_item_move(coterie_item_t *item, coterie_item_state_t to);
+
+/* Where to count what happens to an item now. */
+coterie_layer_counts_t *coterie_item_counts(coterie_tiers_t *tiers,
+                                            uint32_t item);
 
 /* An ABSENT item begins to be wanted. */
 void coterie_item_queue(coterie_tiers_t *tiers, uint32_t item);

@@ -38,7 +38,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/fault_io.c tests/fault_io.h \
 	tests/test_reader.c \
 	tests/test_budget.c \
-	tests/test_tiers.c
+	tests/test_tiers.c \
+	tests/test_timeline.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)

@@ -12,6 +12,7 @@
 
 static char folder[PATH_SIZE], path[PATH_SIZE]; /* of a store */
 
+static json_int_t array_sum(const json_t *object, const char *name);
 static void store_make(void);
 static void store_remove(void);
 
@@ -64,6 +65,31 @@ Test(budget, keeps_hot_counts_for_the_next_run)
     expect_refused(1, hot, run, path, hot);
 }
 
+/* Three layers; every step goes once through them. */
+Test(budget, tells_of_every_layer_and_of_time)
+{
+    json_t *got = command_json("run '%s' --prompt-ids 1,2,3 --tokens 5 "
+                               "--budget 30%% --ranks 2 --json", path);
+    const json_t *offload = json_object_get(got, "offload");
+    const json_t *layers = json_object_get(offload, "layers");
+    const json_t *spans = json_object_get(
+        json_object_get(offload, "timeline"), "spans");
+    static const char *const names[] = {"uses", "hits", "demand_reads"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        json_int_t total = json_integer_value(
+            json_object_get(offload, names[i]));
+
+        cr_expect(eq(i64, total, array_sum(layers, names[i])));
+        for (size_t s = 0; s < json_array_size(spans); s++)
+            total -= array_sum(json_array_get(spans, s), names[i]);
+        cr_expect(zero(i64, total));
+    }
+    cr_expect(gt(i64, array_sum(layers, "store_bytes"), 0));
+    cr_expect(ge(sz, json_array_size(spans), 5));
+    json_decref(got);
+}
+
 Test(budget, that_is_wrong_is_refused)
 {
     const char *asked = "--prompt-ids 1 --tokens 2";
@@ -79,6 +105,17 @@ Test(budget, that_is_wrong_is_refused)
                    asked);
     expect_refused(1, "coterie pack", "run '%s' %s --budget 50%%", directory,
                    asked);
+}
+
+static json_int_t array_sum(const json_t *object, const char *name)
+{
+    const json_t *list = json_object_get(object, name);
+    json_int_t sum = 0;
+
+    cr_expect(eq(sz, 3, json_array_size(list)));
+    for (size_t i = 0; i < json_array_size(list); i++)
+        sum += json_integer_value(json_array_get(list, i));
+    return sum;
 }
 
 static void store_make(void)

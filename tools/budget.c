@@ -56,6 +56,8 @@ coterie_status_t budget_collect(const rank_t *r, results_t *results)
 
     if (r->job->tiers != NULL)
         status = counts_collect(r, results);
+    if (status == COTERIE_OK && r->job->tiers != NULL)
+        status = budget_layers_collect(r, results);
     if (status == COTERIE_OK && r->job->options->hot != NULL)
         status = hot_collect(r, results);
     return status;
@@ -87,6 +89,7 @@ json_t *budget_json(const job_t *job, const results_t *results)
                         json_integer((json_int_t)c->field));
     TIERS_MAP(X)
 #undef X
+    budget_layers_json(results, job->weights->config.moe_layers, object);
     return object;
 }
 

@@ -15,6 +15,13 @@ coterie_status_t budget_open(job_t *job);
 /* What all ranks' tiers counted, for rank 0. Collective. */
 coterie_status_t budget_collect(const rank_t *r, results_t *results);
 
+/* Those of one rank, as budget_collect's part. Collective. */
+coterie_status_t budget_layers_collect(const rank_t *r, results_t *results);
+
+/* Adds `layers` and `timeline` to the object. */
+void budget_layers_json(const results_t *results, uint32_t layers,
+                        json_t *object);
+
 /* Keeps the hot counts for the next run, if that was asked for. */
 coterie_status_t budget_hot_write(const job_t *job, const results_t *results);
 

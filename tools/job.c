@@ -66,6 +66,7 @@ void results_free(results_t *results)
     free(results->logits);
     coterie_trace_destroy(results->trace);
     free(results->hot);
+    free(results->timeline);
     *results = (results_t){0};
 }
 

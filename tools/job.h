@@ -48,6 +48,8 @@ typedef struct results {
     coterie_counts_t counts[2]; /* over all ranks, by coterie_phase_t */
     coterie_times_t times;      /* mean of the ranks */
     coterie_tiers_counts_t tiers;
+    coterie_layer_counts_t *timeline; /* [SPANS, MoE layers], of tiers */
+    uint32_t span_rounds;
     uint64_t *hot; /* of tiers, if asked for */
     double prefill_s, decode_s;
 } results_t;

@@ -60,6 +60,39 @@ typedef struct coterie_tiers_counts {
 COTERIE_API void coterie_tiers_counts(coterie_tiers_t *tiers,
                                       coterie_tiers_counts_t *counts);
 
+/** The same of one layer, during a part of the time. */
+typedef struct coterie_layer_counts {
+    uint64_t uses;
+    uint64_t hits;
+    uint64_t preloads;
+    uint64_t demand_reads;
+    uint64_t guess_reads;
+    uint64_t guesses_used;
+    uint64_t guesses_wasted;
+    uint64_t memory_bytes; /**< of the experts hit */
+    uint64_t store_bytes;  /**< read, of what arrived or was dropped */
+    uint64_t stall_ns;
+} coterie_layer_counts_t;
+
+/** Every field but the time, for who treats them alike. */
+#define COTERIE_LAYER_COUNTS_MAP(X)                            \
+    X(uses) X(hits) X(preloads) X(demand_reads) X(guess_reads) \
+    X(guesses_used) X(guesses_wasted) X(memory_bytes) X(store_bytes)
+
+/** Spans of time that counts are kept of. */
+enum { COTERIE_TIMELINE_SPANS = 64 };
+
+/** The counts by span and layer. A span is some number of rounds, once through
+ * the layers each; it doubles whenever all spans are full, so that a run of any
+ * length fits. What was hot before is read in the first round.
+ *
+ * @param counts    [COTERIE_TIMELINE_SPANS, MoE layers]; zero where time has
+ *                  not come yet
+ * @param rounds_p  of a span */
+COTERIE_API void coterie_tiers_timeline(coterie_tiers_t *tiers,
+                                        coterie_layer_counts_t *counts,
+                                        uint32_t *rounds_p);
+
 /** Half of the options' hot counts, and the uses since: for the next run
  * (coterie_hot_write). */
 COTERIE_API void coterie_tiers_hot(coterie_tiers_t *tiers, uint64_t *count);
