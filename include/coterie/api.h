@@ -14,11 +14,18 @@
 /** Most experts a token may choose at one layer. */
 #define COTERIE_K_MAX 16
 
-/** Element types, of files and of tensors. Values are ABI. */
+/** Element types, of files and of tensors; those from INT8 on are of experts'
+ * weights only. Values are ABI. */
 typedef enum coterie_dtype {
     COTERIE_DTYPE_F32 = 1,
     COTERIE_DTYPE_F16 = 2,
-    COTERIE_DTYPE_BF16 = 3
+    COTERIE_DTYPE_BF16 = 3,
+    COTERIE_DTYPE_INT8 = 4,       /**< an f32 scale for each output */
+    COTERIE_DTYPE_INT8_GROUP = 5, /**< an f16 scale for 32 (gguf q8_0) */
+    COTERIE_DTYPE_INT4 = 6,       /**< the same (gguf q4_0) */
+    COTERIE_DTYPE_INT4_ZERO = 7,  /**< and an f16 minimum (gguf q4_1) */
+    COTERIE_DTYPE_FP8 = 8,        /**< e4m3fn, an f32 scale for 128 x 128 */
+    COTERIE_DTYPE_MXFP4 = 9       /**< e2m1, an e8m0 scale for 32 (OCP) */
 } coterie_dtype_t;
 
 /** How a step moves tokens between ranks. Values are ABI. */
