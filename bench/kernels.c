@@ -184,7 +184,9 @@ static void layer_make(layer_t *layer, const settings_t *settings)
     for (uint32_t e = 0; e < shape->held; e++) {
         const char *gate = layer->weights + 3 * e * layer->matrix_size;
         layer->experts[e] = (coterie_expert_weights_t){
-            gate, gate + layer->matrix_size, gate + 2 * layer->matrix_size};
+            .gate = gate,
+            .up = gate + layer->matrix_size,
+            .down = gate + 2 * layer->matrix_size};
     }
 }
 
@@ -197,8 +199,9 @@ static void layer_free(layer_t *layer)
 static void batch_make(batch_t *batch, const layer_t *layer, uint32_t tokens)
 {
     const shape_t *shape = layer->shape;
-    const coterie_ffn_shape_t ffn = {shape->hidden, shape->ffn, layer->dtype,
-                                     0};
+    const coterie_ffn_shape_t ffn = {.hidden = shape->hidden,
+                                     .ffn = shape->ffn,
+                                     .dtype = layer->dtype};
     const size_t pairs = (size_t)tokens * shape->k;
     const size_t size = (size_t)tokens * shape->hidden * sizeof(float);
 
@@ -299,8 +302,9 @@ static void run_measure(const layer_t *layer, batch_t *batch, sgemm_fn sgemm,
 
 static double ours_measure(const layer_t *layer, batch_t *batch)
 {
-    const coterie_ffn_shape_t shape = {layer->shape->hidden,
-                                       layer->shape->ffn, layer->dtype, 0};
+    const coterie_ffn_shape_t shape = {.hidden = layer->shape->hidden,
+                                       .ffn = layer->shape->ffn,
+                                       .dtype = layer->dtype};
     double start;
 
     memset(batch->sums, 0,

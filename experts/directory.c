@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <coterie/ffn.h>
+
 #include "base/error.h"
 #include "base/file.h"
 #include "experts/safetensors.h"
@@ -31,6 +33,9 @@ static coterie_status_t directory_expert(const coterie_source_t *source,
                                          uint32_t moe_layer, uint32_t expert,
                                          void *record);
 static void directory_close(coterie_source_t *source);
+static coterie_status_t panels_read(const directory_t *directory,
+                                    const coterie_tensor_t *tensor,
+                                    void *panels);
 
 static const coterie_source_ops_t directory_ops = {
     "model directory", directory_bind, directory_read, directory_expert,
@@ -129,9 +134,27 @@ static coterie_status_t directory_expert(const coterie_source_t *source,
         status = coterie_names_find(&source->tensors, source->path, &spec,
                                     &tensor);
         if (status == COTERIE_OK)
-            status = directory_read(source, tensor,
-                                    (char *)record + offsets[part]);
+            status = panels_read(directory, tensor,
+                                 (char *)record + offsets[part]);
     }
+    return status;
+}
+
+/* A matrix, row-major in its file. */
+static coterie_status_t panels_read(const directory_t *directory,
+                                    const coterie_tensor_t *tensor,
+                                    void *panels)
+{
+    void *rows = malloc(tensor->size > 0 ? tensor->size : 1);
+    coterie_status_t status;
+
+    if (rows == NULL)
+        return coterie_fail_memory(tensor->size, "an expert's matrix");
+    status = directory_read(&directory->base, tensor, rows);
+    if (status == COTERIE_OK)
+        coterie_panels_pack(tensor->dtype, (uint32_t)tensor->shape[0],
+                            (uint32_t)tensor->shape[1], rows, panels);
+    free(rows);
     return status;
 }
 

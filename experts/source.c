@@ -3,11 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/dtype.h"
+#include <coterie/ffn.h>
+
 #include "base/error.h"
 #include "experts/source.h"
 
-enum { MATRIX_ALIGNMENT = 64, RECORD_ALIGNMENT = 4096 };
+enum { RECORD_ALIGNMENT = 4096 };
 
 static uint64_t round_up(uint64_t size, uint64_t alignment);
 
@@ -33,19 +34,18 @@ void coterie_expert_format_init(const coterie_model_config_t *config,
                                 uint32_t dtype,
                                 coterie_expert_format_t *format)
 {
-    uint64_t matrix =
-        (uint64_t)config->hidden * config->ffn * coterie_dtype_size(dtype);
-    uint64_t stride = round_up(matrix, MATRIX_ALIGNMENT);
+    uint64_t up = coterie_panels_size(dtype, config->ffn, config->hidden);
+    uint64_t down = coterie_panels_size(dtype, config->hidden, config->ffn);
 
     *format = (coterie_expert_format_t){
         .size = sizeof(*format),
-        .layout = COTERIE_LAYOUT_ROWS,
+        .layout = COTERIE_LAYOUT_PANELS,
         .dtype = dtype,
         .hidden = config->hidden,
         .ffn = config->ffn,
-        .record_size = round_up(2 * stride + matrix, RECORD_ALIGNMENT),
-        .up_offset = stride,
-        .down_offset = 2 * stride,
+        .record_size = round_up(2 * up + down, RECORD_ALIGNMENT),
+        .up_offset = up,
+        .down_offset = 2 * up,
     };
 }
 

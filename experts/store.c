@@ -350,13 +350,13 @@ static coterie_status_t record_read(store_t *store, const json_t *entry,
              "expert (%" JSON_INTEGER_FORMAT ", %" JSON_INTEGER_FORMAT ")",
              json_integer_value(json_object_get(entry, "moe_layer")),
              json_integer_value(json_object_get(entry, "expert")));
-    if (layout != COTERIE_LAYOUT_ROWS)
+    if (layout != COTERIE_LAYOUT_PANELS)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: %s has layout %" JSON_INTEGER_FORMAT
                             "; the kernels need %d: repack with `coterie "
                             "pack MODEL_DIR -o STORE`",
                             store->base.path, what, layout,
-                            COTERIE_LAYOUT_ROWS);
+                            COTERIE_LAYOUT_PANELS);
     record->first_hash = store->hash_count;
     return place_read(store, entry, what, store->record_size, &record->offset);
 }

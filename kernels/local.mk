@@ -1,5 +1,7 @@
-coterieinclude_HEADERS += include/coterie/kernels.h
+coterieinclude_HEADERS += include/coterie/ffn.h include/coterie/kernels.h
 libcoterie_la_SOURCES += kernels/cpu/avx2.c kernels/cpu/avx512.c \
 	kernels/cpu/cpu.h kernels/cpu/dense.c kernels/cpu/expert.c \
-	kernels/cpu/isa.c kernels/cpu/portable.c kernels/cpu/product.c \
+	kernels/cpu/isa.c kernels/cpu/panel_product.c \
+	kernels/cpu/panel_tile.h kernels/cpu/panels.c \
+	kernels/cpu/portable.c kernels/cpu/product.c \
 	kernels/cpu/router.c kernels/cpu/tile.h

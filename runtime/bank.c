@@ -166,14 +166,15 @@ static coterie_status_t format_check(coterie_bank_t *bank)
 {
     const coterie_expert_format_t *format = &bank->format;
 
-    if (format->layout != COTERIE_LAYOUT_ROWS)
+    if (format->layout != COTERIE_LAYOUT_PANELS)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "bank: experts are in layout %u and the kernels "
                             "need %d; repack the model with `coterie pack`",
-                            format->layout, COTERIE_LAYOUT_ROWS);
-    bank->shape = (coterie_ffn_shape_t){format->hidden, format->ffn,
-                                        format->dtype, 0};
-    return COTERIE_OK;
+                            format->layout, COTERIE_LAYOUT_PANELS);
+    bank->shape = (coterie_ffn_shape_t){.hidden = format->hidden,
+                                        .ffn = format->ffn,
+                                        .dtype = format->dtype};
+    return coterie_ffn_supported(&bank->shape);
 }
 
 static coterie_status_t allocate(coterie_bank_t *bank)
@@ -210,9 +211,10 @@ static coterie_status_t load(coterie_bank_t *bank,
             if (status != COTERIE_OK)
                 return status;
             bank->experts[(size_t)layer * bank->slot_count + slot] =
-                (coterie_expert_weights_t){record + bank->format.gate_offset,
-                                           record + bank->format.up_offset,
-                                           record + bank->format.down_offset};
+                (coterie_expert_weights_t){
+                    .gate = record + bank->format.gate_offset,
+                    .up = record + bank->format.up_offset,
+                    .down = record + bank->format.down_offset};
             record += bank->format.record_size;
         }
     }

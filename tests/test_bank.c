@@ -119,16 +119,18 @@ static void direct_sum(const coterie_model_t *model, uint32_t layer,
     const float weight = 0.5f;
 
     coterie_model_expert_format(model, &format);
-    shape = (coterie_ffn_shape_t){format.hidden, format.ffn, format.dtype, 0};
+    shape = (coterie_ffn_shape_t){.hidden = format.hidden,
+                                  .ffn = format.ffn,
+                                  .dtype = format.dtype};
     unsigned char *record = malloc(format.record_size);
     void *scratch = malloc(coterie_expert_ffn_scratch(&shape));
     cr_assert(eq(int, COTERIE_OK,
                  coterie_model_expert(model, layer, expert, record)));
     coterie_expert_ffn(
         &shape,
-        &(coterie_expert_weights_t){record + format.gate_offset,
-                                    record + format.up_offset,
-                                    record + format.down_offset},
+        &(coterie_expert_weights_t){.gate = record + format.gate_offset,
+                                    .up = record + format.up_offset,
+                                    .down = record + format.down_offset},
         &(coterie_expert_rows_t){1, 1, first, &row, &weight}, x, sums,
         scratch);
     free(record);

@@ -21,6 +21,7 @@ typedef struct moe_case {
     uint32_t *first, *row;
     float *weight, *x;
     weights_t *matrices; /* gate, up, down of each */
+    char *panels;        /* the same, from an odd address on */
     coterie_expert_weights_t *experts;
 } moe_case_t;
 
@@ -44,6 +45,36 @@ static void moe_rows_make(moe_case_t *c, uint64_t *seed)
     c->rows.weight = c->weight;
 }
 
+static const void *panels_make(coterie_dtype_t dtype, uint32_t out,
+                               uint32_t in, const weights_t *weights,
+                               char **at)
+{
+    char *to = *at;
+    coterie_panels_pack(dtype, out, in, weights->data, to);
+    *at = to + coterie_panels_size(dtype, out, in);
+    return to;
+}
+
+static void moe_panels_make(moe_case_t *c)
+{
+    const uint32_t hidden = c->shape.hidden, ffn = c->shape.ffn;
+    const coterie_dtype_t dtype = c->shape.dtype;
+    char *at = c->panels =
+        malloc(c->rows.expert_count *
+                   (2 * coterie_panels_size(dtype, ffn, hidden) +
+                    coterie_panels_size(dtype, hidden, ffn)) +
+               1);
+    at++;
+    for (uint32_t e = 0; e < c->rows.expert_count; e++) {
+        const weights_t *matrix = &c->matrices[3 * e];
+        coterie_expert_weights_t *expert = &c->experts[e];
+        *expert = (coterie_expert_weights_t){0};
+        expert->gate = panels_make(dtype, ffn, hidden, &matrix[0], &at);
+        expert->up = panels_make(dtype, ffn, hidden, &matrix[1], &at);
+        expert->down = panels_make(dtype, hidden, ffn, &matrix[2], &at);
+    }
+}
+
 static moe_case_t moe_make(uint64_t *seed, coterie_ffn_shape_t shape,
                            uint32_t rows, uint32_t experts)
 {
@@ -56,10 +87,7 @@ static moe_case_t moe_make(uint64_t *seed, coterie_ffn_shape_t shape,
     c.experts = malloc(experts * sizeof(*c.experts));
     for (uint32_t i = 0; i < 3 * experts; i++)
         c.matrices[i] = weights_make(seed, shape.dtype, size);
-    for (uint32_t e = 0; e < experts; e++)
-        c.experts[e] = (coterie_expert_weights_t){
-            c.matrices[3 * e].data, c.matrices[3 * e + 1].data,
-            c.matrices[3 * e + 2].data};
+    moe_panels_make(&c);
     return c;
 }
 
@@ -68,6 +96,7 @@ static void moe_free(moe_case_t *c)
     for (uint32_t i = 0; i < 3 * c->rows.expert_count; i++)
         weights_free(&c->matrices[i]);
     free(c->matrices);
+    free(c->panels);
     free(c->experts);
     free(c->first);
     free(c->row);
@@ -140,8 +169,9 @@ ParameterizedTest(variant_t *v, expert_ffn, agrees_with_double_precision)
     uint64_t seed = 6;
     use_isa(v->isa);
     for (int round = 0; round < 20; round++) {
-        const coterie_ffn_shape_t shape = {1 + below(&seed, 90),
-                                           below(&seed, 150), v->dtype, 0};
+        const coterie_ffn_shape_t shape = {.hidden = 1 + below(&seed, 90),
+                                           .ffn = 1 + below(&seed, 150),
+                                           .dtype = v->dtype};
         moe_case_t c =
             moe_make(&seed, shape, below(&seed, 60), below(&seed, 6));
         const size_t count = (size_t)c.rows.row_count * shape.hidden;
@@ -186,7 +216,8 @@ ParameterizedTestParameters(expert_ffn, gives_a_row_the_same_bits_in_any_batch)
 ParameterizedTest(variant_t *v, expert_ffn,
                   gives_a_row_the_same_bits_in_any_batch)
 {
-    const coterie_ffn_shape_t shape = {70, 83, v->dtype, 0};
+    const coterie_ffn_shape_t shape = {
+        .hidden = 70, .ffn = 83, .dtype = v->dtype};
     uint64_t seed = 7;
     use_isa(v->isa);
     for (uint32_t rows = 1; rows < 130; rows += 1 + rows / 2) {
@@ -210,8 +241,9 @@ ParameterizedTest(variant_t *v, expert_ffn,
 
 Test(expert_ffn, does_not_touch_experts_without_rows)
 {
-    const coterie_ffn_shape_t shape = {8, 8, COTERIE_DTYPE_F32, 0};
-    const coterie_expert_weights_t experts[3] = {{NULL, NULL, NULL}};
+    const coterie_ffn_shape_t shape = {
+        .hidden = 8, .ffn = 8, .dtype = COTERIE_DTYPE_F32};
+    const coterie_expert_weights_t experts[3] = {{0}};
     const uint32_t first[4] = {0};
     const coterie_expert_rows_t rows = {3, 1, first, NULL, NULL};
     float x[8] = {1}, sums[8] = {2};
@@ -230,19 +262,23 @@ ParameterizedTest(variant_t *v, expert_ffn, saturates_as_the_reference_does)
 {
     static const float gates[] = {-INFINITY, -1e30f, -100, -88.5f, 0,
                                   1e-42f,    88.5f,  1e30f, INFINITY, NAN};
-    const coterie_ffn_shape_t shape = {1, 1, COTERIE_DTYPE_F32, 0};
+    const coterie_ffn_shape_t shape = {
+        .hidden = 1, .ffn = 1, .dtype = COTERIE_DTYPE_F32};
     const float one = 1;
+    float ones[COTERIE_PANEL_OUTPUTS] = {1}, gate[COTERIE_PANEL_OUTPUTS] = {0};
     const uint32_t first[2] = {0, 1}, row = 0;
     const coterie_expert_rows_t rows = {1, 1, first, &row, &one};
     void *scratch = malloc(coterie_expert_ffn_scratch(&shape));
     use_isa(v->isa);
     for (size_t i = 0; i < sizeof(gates) / sizeof(gates[0]); i++) {
-        const coterie_expert_weights_t expert = {&gates[i], &one, &one};
-        const double gate = gates[i];
+        const coterie_expert_weights_t expert = {
+            .gate = gate, .up = ones, .down = ones};
+        const double want = gates[i] / (1 + exp(-(double)gates[i]));
         float sum = 0;
+        gate[0] = gates[i];
         coterie_expert_ffn(&shape, &expert, &rows, &one, &sum, scratch);
-        expect_close(sum, gate / (1 + exp(-gate)),
-                     fabs(gate) < 1e6 ? 1e-6 * fabs(gate) : 1e24);
+        expect_close(sum, want,
+                     fabs(gates[i]) < 1e6 ? 1e-6 * fabs(gates[i]) : 1e24);
     }
     free(scratch);
 }
@@ -251,7 +287,8 @@ ParameterizedTest(variant_t *v, expert_ffn, saturates_as_the_reference_does)
  * its own; 0 if the processor lacks it. */
 static uint64_t digest_of_isa(int isa)
 {
-    const coterie_ffn_shape_t shape = {75, 2100, COTERIE_DTYPE_BF16, 0};
+    const coterie_ffn_shape_t shape = {
+        .hidden = 75, .ffn = 2100, .dtype = COTERIE_DTYPE_BF16};
     uint64_t seed = 8, digest = 0;
     moe_case_t c = moe_make(&seed, shape, 9, 3);
     float sums[9 * 75] = {0};

@@ -163,7 +163,7 @@ Test(store, of_another_layout_names_the_command_that_repacks)
     json_t *index = index_load(path);
     json_t *records =
         json_object_get(json_object_get(index, "experts"), "records");
-    json_object_set_new(json_array_get(records, 9), "layout", json_integer(2));
+    json_object_set_new(json_array_get(records, 9), "layout", json_integer(1));
     index_save(path, index);
     cr_expect(eq(int, COTERIE_ERR_UNSUPPORTED,
                  coterie_model_open(path, &store)));

@@ -54,46 +54,6 @@ COTERIE_API coterie_status_t coterie_router_topk(
     const coterie_router_options_t *options, uint32_t n, const float *logits,
     int32_t *topk_ids, float *topk_weights);
 
-/** Rows grouped by expert: pair i of expert e (first[e] <= i < first[e + 1])
- * is row row[i] with weight weight[i]. Rows within an expert ascend. */
-typedef struct coterie_expert_rows {
-    uint32_t expert_count;
-    uint32_t row_count;    /**< rows of x and of sums */
-    const uint32_t *first; /**< [expert_count + 1] */
-    const uint32_t *row;   /**< [first[expert_count]] */
-    const float *weight;   /**< the same length */
-} coterie_expert_rows_t;
-
-/** One expert's matrices, borrowed. */
-typedef struct coterie_expert_weights {
-    const void *gate; /**< [ffn, hidden] */
-    const void *up;   /**< [ffn, hidden] */
-    const void *down; /**< [hidden, ffn] */
-} coterie_expert_weights_t;
-
-/** Shape shared by all experts of a call. */
-typedef struct coterie_ffn_shape {
-    uint32_t hidden, ffn;
-    uint32_t dtype;    /**< coterie_dtype_t of the weights */
-    uint32_t reserved; /**< zero */
-} coterie_ffn_shape_t;
-
-/** Bytes of scratch that coterie_expert_ffn needs for this shape. */
-COTERIE_API size_t coterie_expert_ffn_scratch(const coterie_ffn_shape_t *shape);
-
-/** sums[row] += weight * down(silu(gate x) * up x), for every pair, experts
- * ascending, so that a row's sum has one order.
- *
- * @param experts  [rows->expert_count]; those without rows are not touched
- * @param x        [row_count, hidden]
- * @param sums     [row_count, hidden]
- * @param scratch  coterie_expert_ffn_scratch bytes, one a thread */
-COTERIE_API void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
-                                    const coterie_expert_weights_t *experts,
-                                    const coterie_expert_rows_t *rows,
-                                    const float *x, float *sums,
-                                    void *scratch);
-
 /** Name of the instruction set in use: "portable", "avx2" or "avx512". Chosen
  * once, by what the processor has and COTERIE_ISA (one of these names). The two
  * latter give the same bits; portable, which does not fuse, gives others. */

@@ -70,8 +70,13 @@ COTERIE_API coterie_status_t coterie_model_tensor(const coterie_model_t *model,
 
 /** How an expert's record is laid out: a number that never changes meaning.
  * ROWS: gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn], row-major,
- * one after the other, each aligned to 64 bytes, in the model's own dtype. */
-typedef enum coterie_layout { COTERIE_LAYOUT_ROWS = 1 } coterie_layout_t;
+ * one after the other, each aligned to 64 bytes, in the model's own dtype.
+ * PANELS: the same in panels (coterie/ffn.h), then their scales, then their
+ * biases. */
+typedef enum coterie_layout {
+    COTERIE_LAYOUT_ROWS = 1,
+    COTERIE_LAYOUT_PANELS = 2
+} coterie_layout_t;
 
 /** Where things are in one expert's record; the same for every expert. */
 typedef struct coterie_expert_format {
@@ -81,6 +86,9 @@ typedef struct coterie_expert_format {
     uint32_t hidden, ffn;
     uint64_t record_size; /**< bytes; a multiple of 4096 */
     uint64_t gate_offset, up_offset, down_offset;
+    /** 0 = none */
+    uint64_t gate_scale_offset, up_scale_offset, down_scale_offset;
+    uint64_t gate_bias_offset, up_bias_offset, down_bias_offset;
 } coterie_expert_format_t;
 
 COTERIE_API void coterie_model_expert_format(const coterie_model_t *model,

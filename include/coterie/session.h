@@ -21,7 +21,7 @@
  * Forward needs every rank to compute the same bits from the same row
  * (coterie/kernels.h does); ranks that come to differ get ERR_MISMATCH. After
  * a failure, the session only accepts destroy; the others see ERR_PEER. */
-#include <coterie/kernels.h>
+#include <coterie/ffn.h>
 #include <coterie/model.h>
 #include <coterie/placement.h>
 #include <coterie/simulate.h>

@@ -22,10 +22,25 @@
     {KIND(dtype, 1, 2), KIND(dtype, 2, 2), KIND(dtype, 3, 2)}
 #define TILE_KINDS_STREAM(dtype) \
     {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 2)}
+/* Likewise 12, with two registers of weights and the present x. */
+#define PANEL_ROWS 6
+#define PANEL_COLUMNS 2
+#define PANEL_TILES(dtype)                                                \
+    PANEL(dtype, 1, 1) PANEL(dtype, 2, 1) PANEL(dtype, 3, 1)              \
+    PANEL(dtype, 4, 1) PANEL(dtype, 5, 1) PANEL(dtype, 6, 1)              \
+    PANEL(dtype, 1, 2) PANEL(dtype, 2, 2)
+#define PANEL_KINDS(dtype)                                                \
+    {PANEL_KIND(dtype, 1, 2), PANEL_KIND(dtype, 2, 2),                    \
+     PANEL_KIND(dtype, 3, 1), PANEL_KIND(dtype, 4, 1),                    \
+     PANEL_KIND(dtype, 5, 1), PANEL_KIND(dtype, 6, 1)}
 
 typedef struct vec {
     __m256 low, high;
 } vec_t;
+
+typedef struct raw {
+    __m256i low, high;
+} raw_t;
 
 VEC vec_t vec_set(float value)
 {
@@ -115,6 +130,50 @@ VEC void vec_sums(const vec_t *v, int count, float *sums)
 {
     for (int i = 0; i < count; i++)
         sums[i] = vec_sum(v[i]);
+}
+
+VEC raw_t raw_load(const void *from)
+{
+    const __m256i *halves = from;
+    return (raw_t){_mm256_loadu_si256(halves),
+                   _mm256_loadu_si256(halves + 1)};
+}
+
+VEC raw_t raw_shift_left(raw_t raw, int bits)
+{
+    return (raw_t){_mm256_slli_epi32(raw.low, bits),
+                   _mm256_slli_epi32(raw.high, bits)};
+}
+
+VEC raw_t raw_shift_right(raw_t raw, int bits)
+{
+    return (raw_t){_mm256_srli_epi32(raw.low, bits),
+                   _mm256_srli_epi32(raw.high, bits)};
+}
+
+VEC raw_t raw_and(raw_t raw, uint32_t mask)
+{
+    const __m256i all = _mm256_set1_epi32((int)mask);
+    return (raw_t){_mm256_and_si256(raw.low, all),
+                   _mm256_and_si256(raw.high, all)};
+}
+
+VEC vec_t raw_floats(raw_t raw)
+{
+    return (vec_t){_mm256_castsi256_ps(raw.low),
+                   _mm256_castsi256_ps(raw.high)};
+}
+
+VEC __m256 low_halves_f16(__m256i words)
+{
+    const __m256i packed =
+        _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+VEC vec_t raw_f16(raw_t raw)
+{
+    return (vec_t){low_halves_f16(raw.low), low_halves_f16(raw.high)};
 }
 
 #include "kernels/cpu/tile.h"

@@ -26,8 +26,27 @@
 #define TILE_KINDS_STREAM(dtype)                                          \
     {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 4),             \
      KIND(dtype, 4, 4), KIND(dtype, 5, 4), KIND(dtype, 6, 4)}
+#define PANEL_ROWS 12
+#define PANEL_COLUMNS 4
+#define PANEL_TILES(dtype)                                                \
+    PANEL(dtype, 1, 1) PANEL(dtype, 2, 1) PANEL(dtype, 3, 1)              \
+    PANEL(dtype, 4, 1) PANEL(dtype, 5, 1) PANEL(dtype, 6, 1)              \
+    PANEL(dtype, 7, 1) PANEL(dtype, 8, 1) PANEL(dtype, 9, 1)              \
+    PANEL(dtype, 10, 1) PANEL(dtype, 11, 1) PANEL(dtype, 12, 1)           \
+    PANEL(dtype, 1, 4) PANEL(dtype, 2, 4) PANEL(dtype, 3, 4)              \
+    PANEL(dtype, 4, 4) PANEL(dtype, 5, 4) PANEL(dtype, 6, 4)              \
+    PANEL(dtype, 7, 3) PANEL(dtype, 8, 3) PANEL(dtype, 9, 2)              \
+    PANEL(dtype, 10, 2) PANEL(dtype, 11, 2) PANEL(dtype, 12, 2)
+#define PANEL_KINDS(dtype)                                                \
+    {PANEL_KIND(dtype, 1, 4), PANEL_KIND(dtype, 2, 4),                    \
+     PANEL_KIND(dtype, 3, 4), PANEL_KIND(dtype, 4, 4),                    \
+     PANEL_KIND(dtype, 5, 4), PANEL_KIND(dtype, 6, 4),                    \
+     PANEL_KIND(dtype, 7, 3), PANEL_KIND(dtype, 8, 3),                    \
+     PANEL_KIND(dtype, 9, 2), PANEL_KIND(dtype, 10, 2),                   \
+     PANEL_KIND(dtype, 11, 2), PANEL_KIND(dtype, 12, 2)}
 
 typedef __m512 vec_t;
+typedef __m512i raw_t;
 
 VEC vec_t vec_set(float value)
 {
@@ -161,6 +180,36 @@ VEC void vec_sums(const vec_t *v, int count, float *sums)
     else
         for (int i = 0; i < count; i++)
             sums[i] = vec_sum(v[i]);
+}
+
+VEC raw_t raw_load(const void *from)
+{
+    return _mm512_loadu_si512(from);
+}
+
+VEC raw_t raw_shift_left(raw_t raw, unsigned bits)
+{
+    return _mm512_slli_epi32(raw, bits);
+}
+
+VEC raw_t raw_shift_right(raw_t raw, unsigned bits)
+{
+    return _mm512_srli_epi32(raw, bits);
+}
+
+VEC raw_t raw_and(raw_t raw, uint32_t mask)
+{
+    return _mm512_and_si512(raw, _mm512_set1_epi32((int)mask));
+}
+
+VEC vec_t raw_floats(raw_t raw)
+{
+    return _mm512_castsi512_ps(raw);
+}
+
+VEC vec_t raw_f16(raw_t raw)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(raw));
 }
 
 #include "kernels/cpu/tile.h"

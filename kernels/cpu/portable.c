@@ -16,6 +16,10 @@
 #define TILES(dtype) TILE(dtype, 1, 1) TILE(dtype, 2, 1)
 #define TILE_KINDS(dtype) {KIND(dtype, 1, 1), KIND(dtype, 2, 1)}
 #define TILE_KINDS_STREAM TILE_KINDS
+#define PANEL_ROWS 2
+#define PANEL_COLUMNS 1
+#define PANEL_TILES(dtype) PANEL(dtype, 1, 1) PANEL(dtype, 2, 1)
+#define PANEL_KINDS(dtype) {PANEL_KIND(dtype, 1, 1), PANEL_KIND(dtype, 2, 1)}
 #define EACH_PART UNROLL for (int i = 0; i < 4; i++)
 
 typedef float four_t __attribute__((vector_size(16)));
@@ -24,6 +28,10 @@ typedef uint32_t bits_t __attribute__((vector_size(16)));
 typedef struct vec {
     four_t part[4];
 } vec_t;
+
+typedef struct raw {
+    bits_t part[4];
+} raw_t;
 
 VEC vec_t vec_set(float value)
 {
@@ -137,6 +145,39 @@ VEC void vec_sums(const vec_t *v, int count, float *sums)
 {
     for (int i = 0; i < count; i++)
         sums[i] = vec_sum(v[i]);
+}
+
+VEC raw_t raw_load(const void *from)
+{
+    raw_t raw;
+    memcpy(&raw, from, sizeof(raw));
+    return raw;
+}
+
+#define RAW_UNARY(name, type, expression)     \
+    VEC raw_t name(raw_t raw, type with)      \
+    {                                         \
+        raw_t to;                             \
+        EACH_PART to.part[i] = (expression);  \
+        return to;                            \
+    }
+RAW_UNARY(raw_shift_left, int, raw.part[i] << with)
+RAW_UNARY(raw_shift_right, int, raw.part[i] >> with)
+RAW_UNARY(raw_and, uint32_t, raw.part[i] & with)
+
+VEC vec_t raw_floats(raw_t raw)
+{
+    return vec_load(&raw);
+}
+
+VEC vec_t raw_f16(raw_t raw)
+{
+    uint32_t words[COTERIE_LANES];
+    uint16_t halves[COTERIE_LANES];
+    memcpy(words, &raw, sizeof(words));
+    for (int i = 0; i < COTERIE_LANES; i++)
+        halves[i] = (uint16_t)words[i];
+    return vec_load_f16(halves);
 }
 
 #include "kernels/cpu/tile.h"

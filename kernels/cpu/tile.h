@@ -115,8 +115,12 @@ TARGET static void rms_norm(size_t width, float eps, const float *x,
             rest);
 }
 
+#include "kernels/cpu/panel_tile.h"
+
 const coterie_cpu_ops_t OPS = {
     .name = ISA_NAME,
+    .panel_rows = PANEL_ROWS,
+    .panel = {PANEL_KINDS(F32), PANEL_KINDS(F16), PANEL_KINDS(BF16)},
     .rows = TILE_ROWS,
     .tile = {TILE_KINDS(F32), TILE_KINDS(F16), TILE_KINDS(BF16)},
     .tile_stream = {TILE_KINDS_STREAM(F32), TILE_KINDS_STREAM(F16),
