@@ -24,10 +24,14 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/solve/assignment.c placement/solve/balance.c \
 	placement/solve/branch.c placement/solve/chain.c placement/solve/chain.h \
 	placement/solve/columns.c placement/solve/columns.h \
+	placement/solve/layer.c placement/solve/layer.h \
 	placement/solve/master.c placement/solve/master.h \
 	placement/solve/matching.c placement/solve/matching.h \
-	placement/solve/nodes.c placement/solve/pricing.c placement/solve/problem.c \
-	placement/solve/problem.h placement/solve/search.c placement/solve/search.h \
+	placement/solve/nodes.c \
+	placement/solve/parallel.c placement/solve/parallel.h \
+	placement/solve/pricing.c placement/solve/problem.c \
+	placement/solve/problem.h placement/solve/relabel.c \
+	placement/solve/relabel.h placement/solve/search.c placement/solve/search.h \
 	placement/solve/solve.c placement/solve/solver.h placement/solve/subsets.c
 libcoterie_place_la_LIBADD = libcoterie.la $(GLPK_LIBS)
 libcoterie_place_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined

@@ -8,8 +8,9 @@
 #include "base/options.h"
 #include "placement/placement.h"
 #include "placement/placing.h"
+#include "placement/solve/parallel.h"
 
-/* Of the time limit; the rest is for copies and replicas. */
+/* Of the time limit, where the rest is for copies and replicas. */
 static const double PROOF_SHARE = 0.75;
 
 static coterie_status_t options_check(const coterie_place_options_t *in,
@@ -25,6 +26,7 @@ static coterie_status_t tokens_slice(const coterie_trace_view_t *view,
                                      coterie_trace_t **trace_p);
 static coterie_status_t problem_open(coterie_placing_t *p);
 static void search_open(coterie_placing_t *p);
+static double proof_share(const coterie_placing_t *p);
 static coterie_status_t experts_place(coterie_placing_t *p);
 static void placing_close(coterie_placing_t *p);
 
@@ -96,6 +98,11 @@ static coterie_status_t options_check(const coterie_place_options_t *in,
     if (out->mode > COTERIE_MODE_FORWARD)
         return coterie_fail(COTERIE_ERR_INVALID, "place: there is no mode %u",
                             out->mode);
+    if (out->threads > COTERIE_THREADS_MAX || out->proof > 1)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "place: %u threads, proof %u; 1 to %d threads and "
+                            "0 or 1 would do", out->threads, out->proof,
+                            COTERIE_THREADS_MAX);
     return limits_check(out, trace);
 }
 
@@ -139,6 +146,8 @@ static void options_default(coterie_place_options_t *options)
         options->node_count = 1;
     if (options->mode == COTERIE_MODE_AUTO)
         options->mode = COTERIE_MODE_OWNER;
+    if (options->threads == 0)
+        options->threads = 1;
     if (options->time_limit_s == 0)
         options->time_limit_s = 60;
     if (options->network_cost == 0)
@@ -239,12 +248,22 @@ static coterie_status_t problem_open(coterie_placing_t *p)
 static void search_open(coterie_placing_t *p)
 {
     p->search.deadline =
-        p->search.started + PROOF_SHARE * p->options.time_limit_s;
+        p->search.started + proof_share(p) * p->options.time_limit_s;
     p->search.unit = p->view.token_count;
     p->search.progress = p->options.progress;
     p->search.progress_arg = p->options.progress_arg;
     p->search.random = p->options.seed;
+    p->search.thread_count = p->options.threads;
+    p->search.proof = p->options.proof;
     p->search.solver = "balancing loads";
+}
+
+static double proof_share(const coterie_placing_t *p)
+{
+    return p->options.objective == COTERIE_OBJECTIVE_CROSSING &&
+                   p->options.spare == 0
+               ? 1
+               : PROOF_SHARE;
 }
 
 static coterie_status_t experts_place(coterie_placing_t *p)

@@ -31,6 +31,7 @@ static void small_draw(small_t *s, uint64_t seed, uint32_t ranks,
     memset(s, 0, sizeof(*s));
     s->search.random = seed;
     s->search.started = coterie_search_now();
+    s->search.thread_count = 1;
     s->search.deadline = s->search.started + 10;
     s->search.unit = 1;
     s->problem = (coterie_problem_t){

@@ -11,9 +11,10 @@
 
 typedef struct place_options {
     uint32_t ranks, nodes, spare, objective, mode, seed, experts, format;
+    uint32_t threads;
     double load_cap, time_limit, network_cost;
     const char *output;
-    bool json, force;
+    bool json, force, proof;
 } place_options_t;
 
 static const char *const objective_names[] = {"dispatch", "crossing", NULL};
@@ -41,6 +42,10 @@ static const option_spec_t place_specs[] = {
      "seconds to search at most (60)", 0.01, 1e7, NULL},
     {"seed", 's', OPTION_COUNT, FIELD(seed), "S", "of the search", 0,
      UINT32_MAX, NULL},
+    {"threads", 't', OPTION_COUNT, FIELD(threads), "T",
+     "threads to search with (1)", 1, 256, NULL},
+    {"proof", 0, OPTION_FLAG, FIELD(proof), NULL,
+     "work on the bound until it is proved or time is out", 0, 0, NULL},
     {"network-cost", 0, OPTION_REAL, FIELD(network_cost), "F",
      "a copy between nodes, in copies within (8)", 0.001, 1e6, NULL},
     {"experts", 'e', OPTION_COUNT, FIELD(experts), "N",
@@ -138,6 +143,8 @@ static coterie_status_t place_search(const place_options_t *o,
     options.load_cap = o->load_cap;
     options.time_limit_s = o->time_limit;
     options.network_cost = o->network_cost;
+    options.threads = o->threads;
+    options.proof = o->proof;
     options.progress = place_progress;
     options.progress_arg = &progress;
     sigaction(SIGINT, &ours, &before);

@@ -42,6 +42,12 @@ typedef struct coterie_place_options {
     /** Called now and then; non-zero stops the search with the best so far. */
     int (*progress)(void *arg, const coterie_place_progress_t *progress);
     void *progress_arg;
+    /** Threads to search with; default 1. The same seed and threads give the
+     * same placement, unless time cuts the search short. */
+    uint32_t threads;
+    /** 1: works on the bound until it is proved or time is out, even where
+     * little is expected of it. */
+    uint32_t proof;
 } coterie_place_options_t;
 
 #define COTERIE_PLACE_OPTIONS_INIT { .size = sizeof(coterie_place_options_t) }

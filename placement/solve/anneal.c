@@ -5,73 +5,77 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "placement/solve/layer.h"
+#include "placement/solve/parallel.h"
+#include "placement/solve/relabel.h"
 #include "placement/solve/solver.h"
 
-/* Annealed swaps of two experts of one layer. `pull` holds, for every expert
- * and rank, what is saved by having it there, so that judging a swap takes a
- * handful of look-ups and only a swap that is made costs O(experts). Loads over
- * the limit pay a toll instead of being forbidden, or tight limits would leave
- * no way from one good placement to another. The toll rises until none pays. */
-
-typedef struct anneal {
-    const coterie_problem_t *problem;
-    uint16_t *rank_of;
-    double *pull;        /* [layer, expert, rank] */
-    uint64_t *rank_load; /* [layer, rank] */
-    double toll;         /* for a unit of load over the limit, now */
-} anneal_t;
-
-typedef struct swap {
-    uint32_t layer, a, b;
-    double gain; /* tolls included */
-} swap_t;
-
-typedef struct schedule {
-    double heat; /* at first, in the objective's unit */
-    double toll; /* for a unit of load over the limit, at first */
-    double seconds;
-    uint64_t moves;
-} schedule_t;
+/* Annealed swaps, layer by layer: even layers at once, their neighbours
+ * staying, then odd ones. Entering a layer costs O(experts^2), so many swaps
+ * are tried while there. What swaps mend slowest is a set of experts that goes
+ * on under another rank's name: renaming ranks at the seams does it at once.
+ * Loads over the limit pay a toll instead of being forbidden, or tight limits
+ * would leave no way from one good placement to another. The toll rises until
+ * none pays. */
 
 enum {
-    MOVES_EACH = 1500, /* proposals per pair of experts of a layer, */
-    MOVES_A_SECOND = 2000000, /* but only so many for the time limit */
-    ROUNDS = 4, /* each from the best so far, the later ones cooler */
-    ASK_EVERY = 1024 /* proposals between looks at the clock */
+    TRIES_EACH = 16,     /* swaps proposed per expert, on entering a layer */
+    SWEEPS = 4000,       /* through all layers, in a round */
+    ROUNDS = 4,          /* all from a hot start */
+    ROUND_LEAST = 500,   /* sweeps: with fewer there is one round only */
+    RELABEL_EVERY = 20,  /* sweeps */
+    DESCENTS_MOST = 100, /* sweeps after a round that only take gains */
+    SAMPLE = 1024,       /* swaps that say what an average loss is */
+    THREAD_LEAST = 1 << 20, /* cells of all seams: fewer are not worth one */
+    CELLS_BLIND = 1 << 21   /* of seams, between looks at the clock */
 };
 
-/* Of the time that is left, if moves take longer than thought: a search that
+/* Of the time that is left, if sweeps take longer than thought: a search that
  * is cut off while hot finds nothing. */
 static const double TIME_SHARE = 0.7;
 
-static const double HEAT = 4; /* at first, in average losses */
+/* What a sweep may take, by a low guess, so that the number of sweeps follows
+ * from the time limit, not from the clock. */
+static const double CELLS_PER_SECOND = 5e8, TRIES_PER_SECOND = 3e7;
+
+static const double HEAT = 2;  /* at first, in average losses */
 static const double TOLL = 20; /* for an average expert, in average losses */
+
+typedef struct anneal {
+    const coterie_problem_t *problem;
+    coterie_search_t *search;
+    const coterie_solution_t *solution;
+    uint16_t *rank_of;
+    uint32_t thread_count;
+    coterie_layer_t *layers; /* [thread]: that each is in */
+    coterie_relabel_t relabel;
+    double heat, toll; /* now; no heat: gains only */
+    uint64_t seed;     /* of this sweep */
+    uint32_t parity;   /* of the layers at hand, and */
+    uint32_t first;    /* the first of them */
+} anneal_t;
+
+typedef struct schedule {
+    double heat, toll; /* at first, in the objective's unit */
+    double seconds;
+    uint32_t sweeps;
+} schedule_t;
 
 static int anneal_applies(const coterie_problem_t *problem, double seconds);
 static coterie_status_t anneal_solve(const coterie_problem_t *problem,
                                      coterie_search_t *search,
                                      coterie_solution_t *solution);
-static coterie_status_t anneal_open(anneal_t *a,
-                                    const coterie_solution_t *solution);
+static coterie_status_t anneal_open(anneal_t *a);
 static void anneal_close(anneal_t *a);
-static void anneal_reset(anneal_t *a, const uint16_t *rank_of);
-static double average_loss(anneal_t *a, coterie_search_t *search);
+static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule);
+static double average_loss(anneal_t *a);
 static double average_load(const coterie_problem_t *problem);
-static uint32_t layers_repair(anneal_t *a, const uint16_t *legal);
-static int layer_over(const anneal_t *a, uint32_t layer);
-static int swap_relieves(const anneal_t *a, swap_t *best);
-static void anneal_round(anneal_t *a, coterie_search_t *search,
-                         coterie_solution_t *solution,
-                         const schedule_t *schedule);
-static int swap_propose(const anneal_t *a, coterie_search_t *search,
-                        swap_t *swap);
-static int swap_judge(const anneal_t *a, swap_t *swap);
-static double load_over(const anneal_t *a, const swap_t *swap);
-static uint64_t over(uint64_t load, uint64_t max);
-static void swap_make(anneal_t *a, const swap_t *swap);
-static void expert_leaves(anneal_t *a, uint32_t layer, uint32_t expert,
-                          double sign);
-static void pull_add(anneal_t *a, double *pull, uint32_t rank, double weight);
+static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule);
+static coterie_status_t anneal_end(anneal_t *a, double toll);
+static void sweep(anneal_t *a);
+static void layer_work(void *arg, uint32_t thread, uint32_t index);
+static uint32_t layers_repair(anneal_t *a);
+static int swap_relieves(const coterie_layer_t *layer, coterie_swap_t *best);
 
 const coterie_solver_t coterie_solver_anneal = {
     "annealing", anneal_applies, anneal_solve};
@@ -86,90 +90,96 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
                                      coterie_search_t *search,
                                      coterie_solution_t *solution)
 {
-    anneal_t a = {.problem = problem};
-    coterie_status_t status = anneal_open(&a, solution);
-    double limit = search->deadline - search->started, heat, toll;
+    anneal_t a = {.problem = problem, .search = search, .solution = solution};
+    coterie_status_t status = anneal_open(&a);
+    uint32_t rounds = 0;
     schedule_t schedule;
 
-    if (status != COTERIE_OK)
-        goto out;
-    heat = HEAT * average_loss(&a, search);
-    toll = TOLL * heat / HEAT / average_load(problem);
-    schedule.moves = fmin((double)problem->layer_count *
-                              problem->expert_count *
-                              problem->expert_count * MOVES_EACH,
-                          limit * MOVES_A_SECOND) / ROUNDS + 1;
-    schedule.seconds = TIME_SHARE * coterie_search_left(search) / ROUNDS;
-    for (uint32_t round = 0; round < ROUNDS && !search->stopped; round++) {
-        schedule.heat = round == 0 ? heat : heat / 4;
-        schedule.toll = toll;
-        anneal_reset(&a, solution->rank_of);
-        anneal_round(&a, search, solution, &schedule);
-        if (layers_repair(&a, solution->rank_of) > 0) {
-            schedule.heat = heat / 16;
-            schedule.toll = INFINITY;
-            anneal_round(&a, search, solution, &schedule);
-        }
+    if (status == COTERIE_OK)
+        rounds = schedule_plan(&a, &schedule);
+    for (uint32_t round = 0; round < rounds && !search->stopped; round++) {
+        status = anneal_round(&a, &schedule);
+        if (status == COTERIE_OK)
+            status = anneal_end(&a, schedule.toll);
+        if (status != COTERIE_OK)
+            break;
         coterie_solution_offer(problem, solution, a.rank_of,
                                coterie_solver_anneal.name);
     }
-out:
     anneal_close(&a);
     return status;
 }
 
-static coterie_status_t anneal_open(anneal_t *a,
-                                    const coterie_solution_t *solution)
+static coterie_status_t anneal_open(anneal_t *a)
 {
-    size_t items = (size_t)a->problem->layer_count * a->problem->expert_count;
-    size_t pulls = items * a->problem->rank_count;
+    const coterie_problem_t *p = a->problem;
+    size_t items = (size_t)p->layer_count * p->expert_count;
+    coterie_status_t status;
 
+    a->thread_count = items * p->expert_count < THREAD_LEAST
+                          ? 1 : a->search->thread_count;
     a->rank_of = malloc(items * sizeof(*a->rank_of));
-    a->pull = malloc(pulls * sizeof(*a->pull));
-    a->rank_load = malloc((size_t)a->problem->layer_count *
-                          a->problem->rank_count * sizeof(*a->rank_load));
-    if (!a->rank_of || !a->pull || !a->rank_load)
-        return coterie_fail_memory(pulls * sizeof(*a->pull),
-                                   "annealing tables");
-    anneal_reset(a, solution->rank_of);
-    return COTERIE_OK;
+    a->layers = calloc(a->thread_count, sizeof(*a->layers));
+    if (a->rank_of == NULL || a->layers == NULL)
+        return coterie_fail_memory(items * sizeof(*a->rank_of),
+                                   "a placement");
+    memcpy(a->rank_of, a->solution->rank_of, items * sizeof(*a->rank_of));
+    status = coterie_relabel_open(&a->relabel, p);
+    for (uint32_t t = 0; status == COTERIE_OK && t < a->thread_count; t++)
+        status = coterie_layer_open(&a->layers[t], p);
+    return status;
 }
 
 static void anneal_close(anneal_t *a)
 {
+    for (uint32_t t = 0; a->layers != NULL && t < a->thread_count; t++)
+        coterie_layer_close(&a->layers[t]);
+    coterie_relabel_close(&a->relabel);
+    free(a->layers);
     free(a->rank_of);
-    free(a->pull);
-    free(a->rank_load);
 }
 
-static void anneal_reset(anneal_t *a, const uint16_t *rank_of)
+/* Returns the number of rounds. */
+static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
 {
     const coterie_problem_t *p = a->problem;
-    size_t items = (size_t)p->layer_count * p->expert_count;
+    double limit = a->search->deadline - a->search->started;
+    double items = (double)p->layer_count * p->expert_count;
+    double pace = 2 * items * p->expert_count / CELLS_PER_SECOND +
+                  items * TRIES_EACH / TRIES_PER_SECOND;
+    double sweeps = limit * TIME_SHARE * a->thread_count / pace;
+    double loss = average_loss(a);
+    uint32_t rounds = fmin(ROUNDS, sweeps / ROUND_LEAST);
 
-    if (rank_of != a->rank_of)
-        memcpy(a->rank_of, rank_of, items * sizeof(*rank_of));
-    memset(a->pull, 0, items * p->rank_count * sizeof(*a->pull));
-    memset(a->rank_load, 0, (size_t)p->layer_count * p->rank_count *
-                                sizeof(*a->rank_load));
-    for (size_t i = 0; i < items; i++) {
-        uint32_t layer = i / p->expert_count;
-        a->rank_load[(size_t)layer * p->rank_count + rank_of[i]] += p->load[i];
-        expert_leaves(a, layer, i % p->expert_count, -1);
-    }
+    rounds = rounds > 1 ? rounds : 1;
+    schedule->heat = HEAT * loss;
+    schedule->toll = TOLL * loss / average_load(p);
+    schedule->sweeps = fmin(SWEEPS, sweeps / rounds) + 1;
+    schedule->seconds = TIME_SHARE * coterie_search_left(a->search) / rounds;
+    return rounds;
 }
 
-/* What an average loss is; heat and toll are told in it. */
-static double average_loss(anneal_t *a, coterie_search_t *search)
+/* Of swaps that lose; heat and toll are told in it. */
+static double average_loss(anneal_t *a)
 {
+    const coterie_problem_t *p = a->problem;
+    coterie_layer_t *layer = a->layers;
     double loss = 0;
     uint32_t seen = 1;
 
-    for (uint32_t i = 0; i < ASK_EVERY; i++) {
-        swap_t swap;
-        if (!swap_propose(a, search, &swap) || swap.gain >= 0)
+    for (uint32_t i = 0; i < SAMPLE; i++) {
+        coterie_swap_t swap;
+        double gain;
+        if (i % (SAMPLE / 4) == 0)
+            coterie_layer_enter(layer, a->rank_of,
+                                coterie_search_below(a->search,
+                                                     p->layer_count));
+        swap.a = coterie_search_below(a->search, p->expert_count);
+        swap.b = coterie_search_below(a->search, p->expert_count);
+        gain = coterie_layer_gain(layer, swap);
+        if (gain >= 0)
             continue;
-        loss -= swap.gain;
+        loss -= gain;
         seen++;
     }
     return loss / seen;
@@ -186,198 +196,126 @@ static double average_load(const coterie_problem_t *problem)
     return load / items;
 }
 
+static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule)
+{
+    double begin = coterie_search_now();
+    coterie_status_t status = COTERIE_OK;
+
+    for (uint32_t i = 0; status == COTERIE_OK && i < schedule->sweeps; i++) {
+        double time = (coterie_search_now() - begin) / schedule->seconds;
+        double left = 1 - fmax(time, (double)i / schedule->sweeps);
+        if (left <= 0 || coterie_search_over(a->search, a->solution))
+            break;
+        a->heat = schedule->heat * left * left;
+        a->toll = schedule->toll / left;
+        sweep(a);
+        if (i % RELABEL_EVERY == 0)
+            status = coterie_relabel_seams(&a->relabel, a->rank_of);
+    }
+    return status;
+}
+
+/* From a cooled placement to a legal one that no swap betters. */
+static coterie_status_t anneal_end(anneal_t *a, double toll)
+{
+    double before = INFINITY, cost = 0;
+    coterie_status_t status = coterie_relabel_seams(&a->relabel, a->rank_of);
+
+    a->heat = 0;
+    a->toll = toll;
+    layers_repair(a);
+    a->toll = INFINITY;
+    for (uint32_t i = 0; status == COTERIE_OK && i < DESCENTS_MOST; i++) {
+        cost = coterie_problem_cost(a->problem, a->rank_of);
+        if (cost >= before - a->problem->tolerance ||
+            coterie_search_over(a->search, a->solution))
+            break;
+        before = cost;
+        sweep(a);
+    }
+    return status;
+}
+
+/* Through all layers, or until the search is over. */
+static void sweep(anneal_t *a)
+{
+    uint32_t layers = a->problem->layer_count, experts;
+    uint32_t some = a->thread_count;
+
+    experts = a->problem->expert_count;
+    while (some < layers && (double)some * experts * experts < CELLS_BLIND)
+        some += a->thread_count;
+    a->seed = coterie_search_random(a->search);
+    for (a->parity = 0; a->parity < 2; a->parity++)
+        for (a->first = a->parity; a->first < layers; a->first += 2 * some) {
+            uint32_t rest = (layers - a->first + 1) / 2;
+            if (coterie_search_over(a->search, a->solution))
+                return;
+            coterie_parallel(a->thread_count, rest < some ? rest : some,
+                             layer_work, a);
+        }
+}
+
+static void layer_work(void *arg, uint32_t thread, uint32_t index)
+{
+    anneal_t *a = arg;
+    coterie_layer_t *layer = &a->layers[thread];
+    uint32_t l = a->first + 2 * index;
+
+    coterie_layer_enter(layer, a->rank_of, l);
+    layer->random = a->seed + ((uint64_t)l << 40);
+    layer->toll = a->toll;
+    if (a->heat > 0)
+        coterie_layer_anneal(layer,
+                             (uint64_t)TRIES_EACH * a->problem->expert_count,
+                             a->heat);
+    else
+        coterie_layer_descend(layer);
+}
+
 /* Brings every layer within its limit: by the swaps that cost least for the
  * load they move or, failing that, by putting it back to what it was in a
  * legal placement. Returns how many layers were over. */
-static uint32_t layers_repair(anneal_t *a, const uint16_t *legal)
+static uint32_t layers_repair(anneal_t *a)
 {
     const coterie_problem_t *p = a->problem;
+    coterie_layer_t *layer = a->layers;
     uint32_t repaired = 0;
 
-    a->toll = 0; /* gains without it */
     for (uint32_t l = 0; p->load_max != NULL && l < p->layer_count; l++) {
-        swap_t swap = {.layer = l};
-        if (!layer_over(a, l))
+        coterie_swap_t swap;
+        coterie_layer_enter(layer, a->rank_of, l);
+        layer->toll = 0; /* gains without it */
+        if (!coterie_layer_over(layer))
             continue;
-        while (layer_over(a, l) && swap_relieves(a, &swap))
-            swap_make(a, &swap);
-        if (layer_over(a, l))
-            memcpy(a->rank_of + (size_t)l * p->expert_count,
-                   legal + (size_t)l * p->expert_count,
-                   p->expert_count * sizeof(*legal));
+        while (coterie_layer_over(layer) && swap_relieves(layer, &swap))
+            coterie_layer_swap(layer, swap);
+        if (coterie_layer_over(layer))
+            memcpy(layer->rank_of,
+                   a->solution->rank_of + (size_t)l * p->expert_count,
+                   p->expert_count * sizeof(*a->rank_of));
         repaired++;
     }
-    if (repaired > 0)
-        anneal_reset(a, a->rank_of);
     return repaired;
 }
 
-static int layer_over(const anneal_t *a, uint32_t layer)
+static int swap_relieves(const coterie_layer_t *layer, coterie_swap_t *best)
 {
-    uint32_t ranks = a->problem->rank_count;
-
-    for (uint32_t r = 0; r < ranks; r++)
-        if (a->rank_load[(size_t)layer * ranks + r] >
-            a->problem->load_max[layer])
-            return 1;
-    return 0;
-}
-
-static int swap_relieves(const anneal_t *a, swap_t *best)
-{
-    uint32_t e = a->problem->expert_count;
+    uint32_t e = layer->problem->expert_count;
     double least = INFINITY;
 
     for (uint32_t i = 0; i < e * e; i++) {
-        swap_t swap = {.layer = best->layer, .a = i / e, .b = i % e};
-        double moved;
-        if (swap.a >= swap.b || !swap_judge(a, &swap))
+        coterie_swap_t swap = {i / e, i % e};
+        double moved, gain;
+        if (swap.a >= swap.b ||
+            layer->rank_of[swap.a] == layer->rank_of[swap.b])
             continue;
-        moved = -load_over(a, &swap);
-        if (moved <= 0 || -swap.gain / moved >= least)
+        gain = coterie_layer_gain(layer, swap);
+        moved = -coterie_layer_excess(layer, swap);
+        if (moved <= 0 || -gain / moved >= least)
             continue;
-        least = -swap.gain / moved;
+        least = -gain / moved;
         *best = swap;
     }
     return least < INFINITY;
-}
-
-static void anneal_round(anneal_t *a, coterie_search_t *search,
-                         coterie_solution_t *solution,
-                         const schedule_t *schedule)
-{
-    double begin = coterie_search_now(), left = 1; /* share of the round */
-
-    for (uint64_t i = 0;; i++) {
-        swap_t swap;
-        if (i % ASK_EVERY == 0) {
-            double time = (coterie_search_now() - begin) / schedule->seconds;
-            left = 1 - fmax(time, (double)i / schedule->moves);
-            if (left <= 0 || coterie_search_over(search, solution))
-                return;
-            a->toll = schedule->toll / left;
-        }
-        if (!swap_propose(a, search, &swap))
-            continue;
-        if (swap.gain < 0) {
-            double chance = (coterie_search_random(search) >> 11) * 0x1p-53;
-            if (chance > exp(swap.gain / (schedule->heat * left * left)))
-                continue;
-        }
-        swap_make(a, &swap);
-    }
-}
-
-static int swap_propose(const anneal_t *a, coterie_search_t *search,
-                        swap_t *swap)
-{
-    swap->layer = coterie_search_below(search, a->problem->layer_count);
-    swap->a = coterie_search_below(search, a->problem->expert_count);
-    swap->b = coterie_search_below(search, a->problem->expert_count);
-    return swap_judge(a, swap);
-}
-
-/* Fills in the gain; 0 if both are on one rank. */
-static int swap_judge(const anneal_t *a, swap_t *swap)
-{
-    const coterie_problem_t *p = a->problem;
-    size_t at = (size_t)swap->layer * p->expert_count;
-    uint32_t g = a->rank_of[at + swap->a], h = a->rank_of[at + swap->b];
-    const double *pull_a = a->pull + (at + swap->a) * p->rank_count;
-    const double *pull_b = a->pull + (at + swap->b) * p->rank_count;
-    const float *pair = coterie_problem_pair(p, swap->layer);
-    double over_limit;
-
-    if (g == h)
-        return 0;
-    swap->gain = pull_a[h] - pull_a[g] + pull_b[g] - pull_b[h];
-    if (pair != NULL) /* each counted on the other's leaving its rank */
-        swap->gain -= 2 * coterie_problem_link(p, g, h) *
-                      pair[(size_t)swap->a * p->expert_count + swap->b];
-    over_limit = load_over(a, swap);
-    if (over_limit != 0) /* the toll may be infinite */
-        swap->gain -= a->toll * over_limit;
-    return 1;
-}
-
-static double load_over(const anneal_t *a, const swap_t *swap)
-{
-    const coterie_problem_t *p = a->problem;
-    size_t at = (size_t)swap->layer * p->expert_count;
-    uint32_t from = a->rank_of[at + swap->a], to = a->rank_of[at + swap->b];
-    const uint64_t *rank_load =
-        a->rank_load + (size_t)swap->layer * p->rank_count;
-    uint64_t x = p->load[at + swap->a], y = p->load[at + swap->b];
-    uint64_t max;
-
-    if (p->load_max == NULL)
-        return 0;
-    max = p->load_max[swap->layer];
-    return (double)over(rank_load[from] - x + y, max) +
-           over(rank_load[to] - y + x, max) - over(rank_load[from], max) -
-           over(rank_load[to], max);
-}
-
-static uint64_t over(uint64_t load, uint64_t max)
-{
-    return load > max ? load - max : 0;
-}
-
-static void swap_make(anneal_t *a, const swap_t *swap)
-{
-    const coterie_problem_t *p = a->problem;
-    uint16_t *rank_of = a->rank_of + (size_t)swap->layer * p->expert_count;
-    uint64_t *rank_load = a->rank_load + (size_t)swap->layer * p->rank_count;
-    const uint64_t *load = p->load + (size_t)swap->layer * p->expert_count;
-    uint16_t g = rank_of[swap->a], h = rank_of[swap->b];
-
-    expert_leaves(a, swap->layer, swap->a, 1);
-    expert_leaves(a, swap->layer, swap->b, 1);
-    rank_load[g] += load[swap->b] - load[swap->a];
-    rank_load[h] += load[swap->a] - load[swap->b];
-    rank_of[swap->a] = h;
-    rank_of[swap->b] = g;
-    expert_leaves(a, swap->layer, swap->a, -1);
-    expert_leaves(a, swap->layer, swap->b, -1);
-}
-
-/* Takes (sign 1) or adds (-1) what an expert's being where it is lends to the
- * pull of every expert it is used with. */
-static void expert_leaves(anneal_t *a, uint32_t layer, uint32_t expert,
-                          double sign)
-{
-    const coterie_problem_t *p = a->problem;
-    uint32_t e = p->expert_count;
-    size_t at = (size_t)layer * e;
-    uint32_t rank = a->rank_of[at + expert];
-    double *pull = a->pull + at * p->rank_count;
-
-    for (uint32_t f = 0; layer > 0 && f < e; f++)
-        pull_add(a, pull - (size_t)(e - f) * p->rank_count, rank,
-                 -sign * coterie_problem_seam(p, layer - 1)[(size_t)f * e +
-                                                            expert]);
-    for (uint32_t f = 0; layer + 1 < p->layer_count && f < e; f++)
-        pull_add(a, pull + (size_t)(e + f) * p->rank_count, rank,
-                 -sign * coterie_problem_seam(p, layer)[(size_t)expert * e +
-                                                        f]);
-    for (uint32_t f = 0; p->pair != NULL && f < e; f++)
-        pull_add(a, pull + (size_t)f * p->rank_count, rank,
-                 -sign * coterie_problem_pair(p, layer)[(size_t)expert * e +
-                                                        f]);
-}
-
-/* A neighbour on the very rank saves a link between nodes; one on the same
- * node all but the link inside it. */
-static void pull_add(anneal_t *a, double *pull, uint32_t rank, double weight)
-{
-    const coterie_problem_t *p = a->problem;
-    uint32_t size = p->rank_count / p->node_count;
-    uint32_t first = rank / size * size;
-
-    if (p->node_count == 1) {
-        pull[rank] += weight;
-        return;
-    }
-    for (uint32_t r = first; r < first + size; r++)
-        pull[r] += weight * (p->network_cost - (r != rank));
 }

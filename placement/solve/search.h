@@ -18,7 +18,9 @@ typedef struct coterie_search {
     double unit;              /* progress is told cost / unit */
     int (*progress)(void *arg, const coterie_place_progress_t *progress);
     void *progress_arg;
-    uint64_t random;  /* state; the seed to begin with */
+    uint64_t random;       /* state; the seed to begin with */
+    uint32_t thread_count; /* at least 1 */
+    uint32_t proof;        /* work on bounds of which little is expected, too */
     const char *solver; /* at work now, for progress */
     int stopped; /* coterie_stopped_t; whoever moves the deadline resets it */
 } coterie_search_t;
