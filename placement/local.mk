@@ -1,6 +1,6 @@
 coterieinclude_HEADERS += include/coterie/loads.h \
 	include/coterie/placement.h include/coterie/simulate.h \
-	include/coterie/trace.h
+	include/coterie/topology.h include/coterie/trace.h
 libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
 	placement/formats_csv.c placement/formats_json.c \
 	placement/formats_yaml.c placement/loads.c placement/placement.c \
@@ -10,6 +10,8 @@ libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
 libcoterie_la_SOURCES += placement/recorder.c placement/summary.c \
 	placement/trace.c placement/trace_csv.c placement/trace_csv.h \
 	placement/trace_object.h placement/trace_read.c placement/trace_write.c
+libcoterie_la_SOURCES += placement/topology.c placement/topology.h \
+	placement/topology_hwloc.c placement/topology_json.c
 
 if HAVE_GLPK
 coterieinclude_HEADERS += include/coterie/place.h

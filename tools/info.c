@@ -27,6 +27,11 @@ enum { HAS_MPI = 1 };
 #else
 enum { HAS_MPI = 0 };
 #endif
+#ifdef HAVE_HWLOC
+enum { HAS_HWLOC = 1 };
+#else
+enum { HAS_HWLOC = 0 };
+#endif
 
 static int info_run(const invocation_t *in);
 static coterie_status_t build_report(const info_options_t *o);
@@ -82,12 +87,15 @@ static coterie_status_t build_report(const info_options_t *o)
 {
     if (o->json)
         return json_print(json_pack(
-            "{s:s, s:s, s:b, s:b}", "version", coterie_version(), "kernels",
-            coterie_kernels_isa(), "glpk", HAS_GLPK, "mpi", HAS_MPI));
-    printf("coterie %s\nkernels    %s\nplace      %s\ntransports threads%s\n",
+            "{s:s, s:s, s:b, s:b, s:b}", "version", coterie_version(),
+            "kernels", coterie_kernels_isa(), "glpk", HAS_GLPK, "mpi", HAS_MPI,
+            "hwloc", HAS_HWLOC));
+    printf("coterie %s\nkernels    %s\nplace      %s\ntransports threads%s\n"
+           "topologies JSON%s\n",
            coterie_version(), coterie_kernels_isa(),
            HAS_GLPK ? "GLPK" : "none: built without GLPK",
-           HAS_MPI ? ", mpi" : "; built without MPI");
+           HAS_MPI ? ", mpi" : "; built without MPI",
+           HAS_HWLOC ? ", hwloc" : "; built without hwloc");
     return COTERIE_OK;
 }
 

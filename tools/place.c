@@ -5,14 +5,15 @@
 
 #include <coterie/place.h>
 
+#include "tools/cluster.h"
 #include "tools/command.h"
 #include "tools/modes.h"
 #include "tools/report.h"
 
 typedef struct place_options {
-    uint32_t ranks, nodes, spare, objective, mode, seed, experts, format;
-    uint32_t threads;
-    double load_cap, time_limit, network_cost;
+    cluster_options_t cluster;
+    uint32_t spare, objective, mode, seed, experts, format, threads;
+    double load_cap, time_limit;
     const char *output;
     bool json, force, proof;
 } place_options_t;
@@ -24,12 +25,13 @@ static int place_run(const invocation_t *in);
 #define FIELD(name) offsetof(place_options_t, name)
 
 static const option_spec_t place_specs[] = {
-    {"ranks", 'r', OPTION_COUNT, FIELD(ranks), "R", "ranks to place on", 1,
-     4096, NULL},
+    {"ranks", 'r', OPTION_COUNT, FIELD(cluster.ranks), "R",
+     "ranks to place on; needed without --topology", 1, 4096, NULL},
     {"output", 'o', OPTION_TEXT, FIELD(output), "P.json",
      "where to write the placement", 0, 0, NULL},
-    {"nodes", 0, OPTION_COUNT, FIELD(nodes), "N",
+    {"nodes", 0, OPTION_COUNT, FIELD(cluster.nodes), "N",
      "nodes that the ranks are on (1)", 1, 4096, NULL},
+    CLUSTER_TOPOLOGY_SPECS(FIELD(cluster)),
     {"spare", 0, OPTION_COUNT, FIELD(spare), "N",
      "replica slots per rank and layer (0)", 0, 1 << 15, NULL},
     {"load-cap", 0, OPTION_REAL, FIELD(load_cap), "F",
@@ -46,7 +48,7 @@ static const option_spec_t place_specs[] = {
      "threads to search with (1)", 1, 256, NULL},
     {"proof", 0, OPTION_FLAG, FIELD(proof), NULL,
      "work on the bound until it is proved or time is out", 0, 0, NULL},
-    {"network-cost", 0, OPTION_REAL, FIELD(network_cost), "F",
+    {"network-cost", 0, OPTION_REAL, FIELD(cluster.network_cost), "F",
      "a copy between nodes, in copies within (8)", 0.001, 1e6, NULL},
     {"experts", 'e', OPTION_COUNT, FIELD(experts), "N",
      "experts per layer (the largest id and one)", 1, 1 << 15, NULL},
@@ -76,7 +78,7 @@ const command_t command_place = {
         "            to gain\n"
         "  load      of the fullest rank over the mean, in the worst layer\n"
         "  copies    per token and layer on the half not optimised on, as\n"
-        "            'coterie sim' counts them\n",
+        "            'coterie sim' counts them\n\n" CLUSTER_HELP,
     .options = place_specs,
     .options_size = sizeof(place_options_t),
     .run = place_run};
@@ -88,6 +90,7 @@ static volatile sig_atomic_t interrupted;
 static void interrupt(int signal_number);
 static int place_progress(void *arg, const coterie_place_progress_t *now);
 static coterie_status_t place_search(const place_options_t *o,
+                                     const cluster_t *cluster,
                                      const coterie_trace_t *trace,
                                      coterie_placement_t **placement_p,
                                      coterie_place_report_t *report);
@@ -98,25 +101,29 @@ static int place_run(const invocation_t *in)
 {
     const place_options_t *o = in->options;
     coterie_place_report_t report = COTERIE_PLACE_REPORT_INIT;
+    cluster_t cluster = {.topology = NULL};
     coterie_placement_t *placement = NULL;
     coterie_trace_t *trace = NULL;
     coterie_status_t status;
 
-    if (o->ranks == 0)
-        return command_refuse(in, "needs --ranks R");
+    if (o->cluster.ranks == 0 && o->cluster.topology == NULL)
+        return command_refuse(in, "needs --ranks R or --topology");
     if (o->output == NULL)
         return command_refuse(in, "needs -o P.json");
     status = output_check(o->output, o->force);
     if (status == COTERIE_OK)
+        status = cluster_open(&o->cluster, &cluster);
+    if (status == COTERIE_OK)
         status = coterie_trace_read(in->operands[0], o->experts, &trace);
     if (status == COTERIE_OK)
-        status = place_search(o, trace, &placement, &report);
+        status = place_search(o, &cluster, trace, &placement, &report);
     if (status == COTERIE_OK)
         status = coterie_placement_write(
             placement, o->output, (coterie_placement_format_t)o->format,
             o->force);
     coterie_placement_destroy(placement);
     coterie_trace_destroy(trace);
+    cluster_close(&cluster);
     if (status == COTERIE_OK && o->json)
         status = place_json(&report);
     else if (status == COTERIE_OK)
@@ -125,6 +132,7 @@ static int place_run(const invocation_t *in)
 }
 
 static coterie_status_t place_search(const place_options_t *o,
+                                     const cluster_t *cluster,
                                      const coterie_trace_t *trace,
                                      coterie_placement_t **placement_p,
                                      coterie_place_report_t *report)
@@ -134,15 +142,15 @@ static coterie_status_t place_search(const place_options_t *o,
     coterie_place_options_t options = COTERIE_PLACE_OPTIONS_INIT;
     coterie_status_t status;
 
-    options.rank_count = o->ranks;
-    options.node_count = o->nodes;
+    options.rank_count = cluster->ranks;
+    options.node_count = cluster->nodes;
     options.spare = o->spare;
     options.objective = o->objective;
     options.mode = o->mode;
     options.seed = o->seed;
     options.load_cap = o->load_cap;
     options.time_limit_s = o->time_limit;
-    options.network_cost = o->network_cost;
+    options.network_cost = cluster->network_cost;
     options.threads = o->threads;
     options.proof = o->proof;
     options.progress = place_progress;

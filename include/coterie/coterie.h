@@ -13,6 +13,7 @@
 #include <coterie/simulate.h>
 #include <coterie/status.h>
 #include <coterie/tiers.h>
+#include <coterie/topology.h>
 #include <coterie/trace.h>
 #include <coterie/transport.h>
 
