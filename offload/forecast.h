@@ -21,13 +21,25 @@ uint32_t coterie_forecast_reach(const coterie_forecast_t *forecast);
 void coterie_forecast_seed(coterie_forecast_t *forecast,
                            const uint64_t *count, coterie_policy_t *policy);
 
-/* Call once a layer, after its sets were pushed to the histories of all
- * sequences in the step: learns from them, and tells the policy when it
- * expects each expert of that layer (item = layer * expert_count + expert).
- * O(experts x (k + log n)) for each sequence, n candidates. */
-void coterie_forecast_note(coterie_forecast_t *forecast,
+/* Learns from the sets that some sequences of a step chose at a layer, once
+ * they were pushed to their histories. Who serves a step together may call in
+ * turn: calls with the same `turn` are about one step, whose sequences' needs
+ * add up. O(experts x k) for each sequence. */
+void coterie_forecast_note(coterie_forecast_t *forecast, uint64_t turn,
                            const coterie_history_t *const *histories,
-                           uint32_t count, coterie_policy_t *policy);
+                           uint32_t count);
+
+/* [expert_count]: the chances that nobody needs an expert of a layer when its
+ * turn comes next. */
+const float *coterie_forecast_absent(const coterie_forecast_t *forecast,
+                                     uint32_t layer);
+
+/* Tells the policy when each expert of a layer is expected (item = layer *
+ * expert_count + expert). O(experts x log n), n candidates.
+ * @param absent  as above, or what is known better by now */
+void coterie_forecast_expect(const coterie_forecast_t *forecast,
+                             uint32_t layer, const float *absent,
+                             coterie_policy_t *policy);
 
 /* Accepts NULL. */
 void coterie_forecast_destroy(coterie_forecast_t *forecast);

@@ -18,7 +18,8 @@ enum {
     PARTS = COTERIE_PREDICTION_STACK,
     VOICES = PARTS + 1,   /* those that are averaged: parts and stack */
     LAYERS_BACK = 4,      /* sources in the same token, and */
-    TOKENS_BACK = 2       /* in the same layer of tokens before */
+    TOKENS_BACK = 2,      /* in the same layer of tokens before */
+    ALWAYS = 3            /* parts that need no clue */
 };
 
 _Static_assert(LAYERS_BACK + TOKENS_BACK <= COTERIE_SOURCES_MAX, "sources");
@@ -31,7 +32,8 @@ static const coterie_part_ops_t *const parts[PARTS] = {
     [COTERIE_PREDICTION_POPULARITY] = &coterie_part_popularity,
     [COTERIE_PREDICTION_AFFINITY] = &coterie_part_affinity,
     [COTERIE_PREDICTION_REGRESSION] = &coterie_part_regression,
-    [COTERIE_PREDICTION_ROUTER] = &coterie_part_router};
+    [COTERIE_PREDICTION_ROUTER] = &coterie_part_router,
+    [COTERIE_PREDICTION_TOKEN] = &coterie_part_token};
 
 /* What the blend knows of one layer's voices. */
 typedef struct mixture {
@@ -97,23 +99,21 @@ uint32_t coterie_predictor_reach(const coterie_predictor_t *predictor)
 
 void coterie_predictor_predict(coterie_predictor_t *predictor,
                                const coterie_history_t *history,
-                               const int16_t *hint, uint32_t hint_count)
+                               const coterie_clue_t *clue)
 {
     glimpse_take(predictor, history,
                  coterie_history_count(history) + predictor->shape.distance -
                      1);
-    predictor->glimpse.hint = hint;
-    predictor->glimpse.hint_count = hint_count;
+    predictor->glimpse.clue = *clue;
     voices_hear(predictor);
 }
 
 void coterie_predictor_review(coterie_predictor_t *predictor,
                               const coterie_history_t *history,
-                              const int16_t *hint, uint32_t hint_count)
+                              const coterie_clue_t *clue)
 {
     glimpse_take(predictor, history, coterie_history_count(history) - 1);
-    predictor->glimpse.hint = hint;
-    predictor->glimpse.hint_count = hint_count;
+    predictor->glimpse.clue = *clue;
     voices_hear(predictor);
 }
 
@@ -221,7 +221,7 @@ static coterie_status_t arrays_allocate(coterie_predictor_t *predictor)
     predictor->chosen = next;
     for (uint32_t layer = 0; layer < shape->layer_count; layer++)
         for (int i = 0; i < PARTS; i++)
-            predictor->mixture[layer].weight[i] = 1.0f / (PARTS - 1);
+            predictor->mixture[layer].weight[i] = 1.0f / ALWAYS;
     return COTERIE_OK;
 }
 

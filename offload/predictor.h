@@ -10,14 +10,22 @@
 
 enum { COTERIE_SOURCES_MAX = 8 };
 
+/* What the engine can say about a set before it is known. */
+typedef struct coterie_clue {
+    /* The router's own guess, the likeliest first; may be NULL. */
+    const int16_t *hint;
+    uint32_t hint_count;
+    int32_t token; /* that the sequence is fed then; -1: unknown */
+} coterie_clue_t;
+
+#define COTERIE_CLUE_NONE { NULL, 0, -1 }
+
 /* What is known about a set before it is. */
 typedef struct coterie_glimpse {
     uint32_t layer;
     /* Earlier sets of the sequence, nearest first: [k] ids, or NULL. */
     const int16_t *source[COTERIE_SOURCES_MAX];
-    /* The router's own guess, the likeliest first; may be NULL. */
-    const int16_t *hint;
-    uint32_t hint_count;
+    coterie_clue_t clue;
 } coterie_glimpse_t;
 
 typedef struct coterie_predictor_shape {
@@ -50,7 +58,8 @@ struct coterie_part {
 };
 
 extern const coterie_part_ops_t coterie_part_popularity,
-    coterie_part_affinity, coterie_part_regression, coterie_part_router;
+    coterie_part_affinity, coterie_part_regression, coterie_part_router,
+    coterie_part_token;
 
 typedef struct coterie_predictor coterie_predictor_t;
 
@@ -63,17 +72,16 @@ coterie_status_t coterie_predictor_create(
 uint32_t coterie_predictor_reach(const coterie_predictor_t *predictor);
 
 /* The chances of the set `distance` layers after the latest in the history.
- * @param hint  the router's guess of that set, the likeliest first, or NULL;
- *              kept until the next call */
+ * @param clue  about that set; its hint is kept until the next call */
 void coterie_predictor_predict(coterie_predictor_t *predictor,
                                const coterie_history_t *history,
-                               const int16_t *hint, uint32_t hint_count);
+                               const coterie_clue_t *clue);
 
 /* The chances of the latest set in the history, from what was known `distance`
  * layers before. */
 void coterie_predictor_review(coterie_predictor_t *predictor,
                               const coterie_history_t *history,
-                              const int16_t *hint, uint32_t hint_count);
+                              const coterie_clue_t *clue);
 
 /* Learns what the set of the latest call turned out to be: [k] ids, -1 = none.
  * The usual order for each set: push, review, learn, predict. */

@@ -67,7 +67,7 @@ static int router_odds(const coterie_part_t *part,
     for (uint32_t e = 0; e < part->shape.expert_count; e++)
         odds[e] = other;
     for (uint32_t i = 0; i < count; i++)
-        odds[glimpse->hint[i]] = odds_of(ranks[i].mean);
+        odds[glimpse->clue.hint[i]] = odds_of(ranks[i].mean);
     return 1;
 }
 
@@ -86,8 +86,8 @@ static void router_learn(coterie_part_t *part,
     for (uint32_t e = 0; e < experts; e++)
         others += chosen[e];
     for (uint32_t i = 0; i < count; i++) {
-        others -= chosen[glimpse->hint[i]];
-        rank_learn(&ranks[i], chosen[glimpse->hint[i]]);
+        others -= chosen[glimpse->clue.hint[i]];
+        rank_learn(&ranks[i], chosen[glimpse->clue.hint[i]]);
     }
     if (count < experts)
         rank_learn(&ranks[RANKS - 1], others / (float)(experts - count));
@@ -103,8 +103,8 @@ static uint32_t listed(const coterie_glimpse_t *glimpse)
 {
     uint32_t count = 0;
 
-    while (count < glimpse->hint_count && count < COTERIE_K_MAX &&
-           glimpse->hint[count] >= 0)
+    while (count < glimpse->clue.hint_count && count < COTERIE_K_MAX &&
+           glimpse->clue.hint[count] >= 0)
         count++;
     return count;
 }

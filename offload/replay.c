@@ -200,11 +200,18 @@ static void policy_play(replay_t *replay, cache_t *cache,
     for (uint64_t i = 0; coterie_player_next(player, &need); i++) {
         int counts = need_counts(replay, &need);
         uint64_t before = cache->hits;
+        uint32_t layer;
+
         for (uint32_t j = 0; j < need.count; j++)
             coterie_policy_used(cache->policy, need.items[j]);
-        if (forecast != NULL)
-            coterie_forecast_note(forecast, need.histories,
-                                  need.history_count, cache->policy);
+        if (forecast != NULL) {
+            coterie_forecast_note(forecast, i, need.histories,
+                                  need.history_count);
+            layer = (uint32_t)(i % replay->view->layer_count);
+            coterie_forecast_expect(forecast, layer,
+                                    coterie_forecast_absent(forecast, layer),
+                                    cache->policy);
+        }
         cache_serve(cache, need.items, need.count);
         for (uint32_t j = 0; j < need.count && counts; j++)
             replay->uses[need.items[j]]++;

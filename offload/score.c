@@ -120,15 +120,17 @@ static void set_play(scorer_t *scorer, place_t place, int counts)
 {
     const coterie_trace_view_t *view = scorer->view;
     size_t set = place.token * view->layer_count + place.layer;
-    const int16_t *ids = view->experts + set * view->k, *hint = NULL;
+    const int16_t *ids = view->experts + set * view->k;
+    coterie_clue_t clue = COTERIE_CLUE_NONE;
 
     /* A trace has the router's guess of the next layer, of the same token. */
     if (view->predicted != NULL && scorer->options.distance == 1 &&
-        place.layer > 0)
-        hint = view->predicted + (set - 1) * view->predicted_k;
+        place.layer > 0) {
+        clue.hint = view->predicted + (set - 1) * view->predicted_k;
+        clue.hint_count = view->predicted_k;
+    }
     coterie_history_push(scorer->history, ids);
-    coterie_predictor_review(scorer->predictor, scorer->history, hint,
-                             hint != NULL ? view->predicted_k : 0);
+    coterie_predictor_review(scorer->predictor, scorer->history, &clue);
     if (counts)
         set_score(scorer, ids);
     if (!scorer->options.frozen ||

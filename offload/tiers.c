@@ -20,16 +20,12 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
                                    const coterie_model_t *model,
                                    const coterie_tiers_options_t *options);
 static void items_describe(coterie_tiers_t *tiers,
-                           const coterie_model_t *model);
-static void items_seed(coterie_tiers_t *tiers, const coterie_model_t *model,
-                       const uint64_t *hot);
+                           const coterie_model_t *model, const uint64_t *hot);
 static void read_done(void *arg, coterie_read_t *read);
 static void use(coterie_tiers_t *tiers, uint32_t item);
-static void expect(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
 static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
                      uint32_t *at_p);
-static uint64_t now_ns(void);
 
 coterie_status_t coterie_tiers_create(const coterie_model_t *model,
                                       const coterie_tiers_options_t *options,
@@ -74,6 +70,8 @@ coterie_status_t coterie_tiers_create_with(
     reading.arg = tiers;
     if (status == COTERIE_OK)
         status = coterie_reader_create(&reading, &tiers->reader);
+    if (status == COTERIE_OK)
+        status = coterie_watch_create(tiers, model, opts.hot, &tiers->watch);
     if (status == COTERIE_OK)
         *tiers_p = tiers;
     else
@@ -146,12 +144,12 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
     pthread_mutex_lock(&tiers->mutex);
     while (!take_one(tiers, items, &at)) {
         if (start == 0)
-            start = now_ns();
+            start = coterie_tiers_now();
         pthread_cond_wait(&tiers->changed, &tiers->mutex);
     }
     if (start != 0)
         coterie_item_counts(tiers, items.items[at])->stall_ns +=
-            now_ns() - start;
+            coterie_tiers_now() - start;
     item = &tiers->items[items.items[at]];
     if (item->state == COTERIE_ITEM_FAILED) {
         status = coterie_reader_explain(tiers->reader, &item->read);
@@ -178,6 +176,7 @@ void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal)
         if (item->wanted == 0)
             coterie_policy_offer(tiers->policy, ordinal);
         coterie_slots_serve(tiers);
+        coterie_plan_go_on(tiers);
     }
     pthread_mutex_unlock(&tiers->mutex);
 }
@@ -255,7 +254,9 @@ void coterie_tiers_destroy(coterie_tiers_t *tiers)
 {
     if (tiers == NULL)
         return;
-    coterie_reader_destroy(tiers->reader); /* first: it writes to the arena */
+    coterie_watch_destroy(tiers->watch);   /* first: it starts reads */
+    coterie_reader_destroy(tiers->reader); /* then: it writes to the arena */
+    free(tiers->plan);
     coterie_policy_destroy(tiers->policy);
     coterie_arena_destroy(&tiers->arena);
     pthread_cond_destroy(&tiers->changed);
@@ -323,22 +324,23 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
 
     tiers->items = calloc(tiers->item_count, sizeof(*tiers->items));
     tiers->free_slots = calloc(slots, sizeof(*tiers->free_slots));
-    if (tiers->items == NULL || tiers->free_slots == NULL)
+    tiers->plan = calloc(tiers->item_count, sizeof(*tiers->plan));
+    if (tiers->items == NULL || tiers->free_slots == NULL ||
+        tiers->plan == NULL)
         return coterie_fail_memory(tiers->item_count * sizeof(*tiers->items),
                                    "the states of experts");
-    items_describe(tiers, model);
+    items_describe(tiers, model, options->hot);
     while (tiers->free_count < slots) {
         tiers->free_slots[tiers->free_count] = slots - 1 - tiers->free_count;
         tiers->free_count++;
     }
+    coterie_pace_begin(&tiers->pace, coterie_tiers_now());
     tiers->queue_first = COTERIE_ITEM_NONE;
     tiers->guess_first = tiers->guess_last = COTERIE_ITEM_NONE;
     status = coterie_timeline_create(tiers->layer_count, &tiers->timeline);
     if (status == COTERIE_OK)
         status = coterie_policy_create((coterie_policy_kind_t)options->policy,
                                        tiers->item_count, &tiers->policy);
-    if (status == COTERIE_OK && options->hot != NULL)
-        items_seed(tiers, model, options->hot);
     if (status == COTERIE_OK)
         status = coterie_arena_create(
             (size_t)slots * tiers->format.record_size, tiers->budget,
@@ -347,7 +349,7 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
 }
 
 static void items_describe(coterie_tiers_t *tiers,
-                           const coterie_model_t *model)
+                           const coterie_model_t *model, const uint64_t *hot)
 {
     for (uint32_t i = 0; i < tiers->item_count; i++) {
         uint32_t layer = i / tiers->expert_count;
@@ -356,30 +358,13 @@ static void items_describe(coterie_tiers_t *tiers,
             coterie_store_extent(model->source, layer, expert);
 
         tiers->items[i].slot = COTERIE_ITEM_NONE;
+        tiers->items[i].hot = hot != NULL ? hot[i] / 2 : 0; /* it is older */
         tiers->items[i].read = (coterie_read_t){.layer = layer,
                                                 .expert = expert,
                                                 .offset = extent.offset,
                                                 .size = extent.size,
                                                 .hashes = extent.hashes};
     }
-}
-
-static void items_seed(coterie_tiers_t *tiers, const coterie_model_t *model,
-                       const uint64_t *hot)
-{
-    coterie_model_config_t config = {.size = sizeof(config)};
-    double total = 0;
-
-    coterie_model_config(model, &config);
-    for (uint32_t i = 0; i < tiers->item_count; i++) {
-        tiers->items[i].hot = hot[i] / 2; /* older runs count less */
-        total += (double)tiers->items[i].hot;
-    }
-    tiers->rounds_before =
-        (uint64_t)(total / ((double)config.k * config.moe_layers));
-    for (uint32_t i = 0; i < tiers->item_count; i++)
-        if (tiers->items[i].hot > 0)
-            expect(tiers, i);
 }
 
 /* On the reader's thread. */
@@ -399,28 +384,11 @@ static void use(coterie_tiers_t *tiers, uint32_t ordinal)
     coterie_item_t *item = &tiers->items[ordinal];
     uint32_t layer = ordinal / tiers->expert_count;
 
-    if (layer < tiers->layer_last) {
-        tiers->round++;
+    if (layer < tiers->layer_last)
         coterie_timeline_round(&tiers->timeline);
-    }
     tiers->layer_last = layer;
     item->uses++;
     coterie_policy_used(tiers->policy, ordinal);
-    expect(tiers, ordinal);
-}
-
-/* Its next use is as far away as those before were apart, counted in layers,
- * which is the clock. */
-static void expect(coterie_tiers_t *tiers, uint32_t ordinal)
-{
-    const coterie_item_t *item = &tiers->items[ordinal];
-    double rounds = (double)(tiers->rounds_before + tiers->round + 1);
-    double apart = rounds / (double)(item->hot + item->uses);
-
-    coterie_policy_expect(tiers->policy, ordinal,
-                          ((double)tiers->round + apart) *
-                                  tiers->layer_count +
-                              item->read.layer);
 }
 
 static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
@@ -461,12 +429,4 @@ static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
         return true;
     }
     return false;
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

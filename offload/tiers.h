@@ -5,6 +5,7 @@
  *
  *   routes    says which of its items the router chose, and which not
  *   guesses   may say, at any time, what it is likely to want soon
+ *   watches   may say what the rows chose, for others to be foreseen
  *   wants     some items, which then stay until taken
  *   takes     one that is there, in whatever order they come
  *   releases  it, when computed
@@ -14,6 +15,7 @@
  * expert serves any number of banks. Any thread. */
 #include <coterie/tiers.h>
 
+#include "offload/foresight.h"
 #include "offload/reader_io.h"
 
 enum { COTERIE_ITEM_NONE = 0xffffffff };
@@ -41,6 +43,16 @@ void coterie_tiers_route(coterie_tiers_t *tiers, coterie_items_t chosen,
                          coterie_items_t refuted);
 
 void coterie_tiers_guess(coterie_tiers_t *tiers, coterie_items_t items);
+
+/* What all rows of a bank's session chose, wherever their experts are: they
+ * are learned from, and what they choose next is read ahead. Returns at once;
+ * if too much is told at a time, some is not heard. */
+void coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows);
+
+/* A step begins, in which sequences are fed these tokens. Of rows, the turn,
+ * the count, sequences and positions. */
+void coterie_tiers_feed(coterie_tiers_t *tiers, const coterie_sight_t *rows,
+                        const int32_t *token);
 
 void coterie_tiers_want(coterie_tiers_t *tiers, coterie_items_t items);
 

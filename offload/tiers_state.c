@@ -83,8 +83,7 @@ void coterie_slots_serve(coterie_tiers_t *tiers)
  * often is worth at least as much. */
 bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item)
 {
-    coterie_item_t *guess = &tiers->items[item];
-    uint32_t slot;
+    const coterie_item_t *guess = &tiers->items[item];
 
     if (guess->state != COTERIE_ITEM_ABSENT || guess->banks == 0)
         return true;
@@ -92,6 +91,13 @@ bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item)
            tiers->guess_count >= tiers->slot_count / 2 &&
            tiers->items[tiers->guess_first].read.layer != guess->read.layer)
         coterie_item_refute(tiers, tiers->guess_first);
+    return coterie_item_read_ahead(tiers, item);
+}
+
+bool coterie_item_read_ahead(coterie_tiers_t *tiers, uint32_t item)
+{
+    uint32_t slot;
+
     if (tiers->queue_first != COTERIE_ITEM_NONE ||
         tiers->guess_count >= tiers->slot_count / 2)
         return false;
@@ -99,7 +105,7 @@ bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item)
     if (slot == COTERIE_ITEM_NONE)
         return false;
     guess_begin(tiers, item);
-    read_start(tiers, guess, slot, COTERIE_URGENCY_GUESS);
+    read_start(tiers, &tiers->items[item], slot, COTERIE_URGENCY_GUESS);
     return true;
 }
 
@@ -141,6 +147,7 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item)
     if (guess->state != COTERIE_ITEM_ARRIVING ||
         !coterie_reader_drop(tiers->reader, &guess->read))
         return; /* what is there or cannot be stopped may still be of use */
+    coterie_pace_read_ends(tiers);
     coterie_item_counts(tiers, item)->store_bytes += guess->read.bytes;
     slot_free(tiers, item);
     coterie_item_move(guess, COTERIE_ITEM_ABSENT);
@@ -167,7 +174,9 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
         coterie_item_move(item, item->wanted > 0 ? COTERIE_ITEM_FAILED
                                                  : COTERIE_ITEM_ABSENT);
     }
+    coterie_pace_read_ends(tiers);
     coterie_slots_serve(tiers);
+    coterie_plan_go_on(tiers);
 }
 
 static int hottest_first(const void *left, const void *right)
@@ -231,6 +240,7 @@ static void read_start(coterie_tiers_t *tiers, coterie_item_t *item,
     item->read.data =
         tiers->arena.data + (size_t)slot * tiers->format.record_size;
     coterie_item_move(item, COTERIE_ITEM_ARRIVING);
+    coterie_pace_read_begins(tiers);
     taken = (uint64_t)(tiers->slot_count - tiers->free_count) *
             tiers->format.record_size;
     if (taken > tiers->resident_most)

@@ -3,11 +3,14 @@
 /* Inside tiers: the states of items, and the slots of the arena. All calls are
  * made with the mutex held. */
 #include <pthread.h>
+#include <time.h>
 
-#include "offload/policy.h"
+#include "offload/foresight.h"
 #include "offload/reader.h"
 #include "offload/tiers.h"
 #include "offload/timeline.h"
+
+typedef struct coterie_watch coterie_watch_t;
 
 typedef enum coterie_item_state {
     COTERIE_ITEM_ABSENT,
@@ -28,9 +31,25 @@ typedef struct coterie_item {
     uint32_t banks; /* that serve it */
     uint32_t queue_next;
     uint64_t hot, uses; /* how often it was chosen, before us and since */
+    float chance;       /* that it is needed when its layer comes next */
     bool guessed; /* read on a guess that is neither used nor refuted; if so, */
     uint32_t guess_previous, guess_next; /* its place among such */
 } coterie_item_t;
+
+/* What it costs to read. */
+typedef struct coterie_pace {
+    double read_ns;  /* per byte, while reads are under way; 0: unknown yet */
+    double check_ns; /* per byte, of a processor: to verify what was read */
+    double busy;     /* share of time in which reads are under way */
+    uint64_t busy_since, busy_ns, busy_bytes; /* of which read_ns comes */
+    uint64_t since, since_ns;                 /* of which busy comes */
+} coterie_pace_t;
+
+/* An expert that may be worth reading ahead. */
+typedef struct coterie_candidate {
+    uint32_t item;
+    float chance;
+} coterie_candidate_t;
 
 struct coterie_tiers {
     coterie_expert_format_t format;
@@ -47,12 +66,15 @@ struct coterie_tiers {
     uint32_t queue_first, queue_last; /* QUEUED items; some given up since */
     uint32_t guess_first, guess_last; /* guessed items, by age */
     uint32_t guess_count;
+    uint32_t arriving; /* reads that are not done */
+    coterie_pace_t pace;
+    coterie_candidate_t *plan; /* reads to come, the most urgent first */
+    uint32_t plan_count, plan_next;
     uint32_t layer_last;
-    uint64_t round; /* how often the layers have been gone through, */
-    uint64_t rounds_before; /* and in the runs that the hot counts are from */
     bool preloaded; /* what was hot was asked for */
     uint64_t budget, resident_most; /* bytes */
     coterie_timeline_t timeline;
+    coterie_watch_t *watch; /* has a mutex of its own */
 };
 
 /* Every change of a state, asserted to be one that there is. */
@@ -73,6 +95,11 @@ void coterie_slots_serve(coterie_tiers_t *tiers);
  * @return whether another guess may be worth trying */
 bool coterie_item_guess(coterie_tiers_t *tiers, uint32_t item);
 
+/* Reads an ABSENT item on a guess that is worth it, into a slot that is free
+ * or the policy's victim's.
+ * @return false if there is no slot */
+bool coterie_item_read_ahead(coterie_tiers_t *tiers, uint32_t item);
+
 /* Fills free slots with what was hot in earlier runs. */
 void coterie_items_preload(coterie_tiers_t *tiers);
 
@@ -84,5 +111,36 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item);
 
 /* What a finished read makes of its item. */
 void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t item);
+
+/* tiers_plan.c */
+/* Prepares what reading costs. */
+void coterie_pace_begin(coterie_pace_t *pace, uint64_t now);
+void coterie_pace_read_begins(coterie_tiers_t *tiers);
+void coterie_pace_read_ends(coterie_tiers_t *tiers);
+
+/* Plans anew, from what is foreseen after a layer. */
+void coterie_plan_make(coterie_tiers_t *tiers,
+                       const coterie_foresight_t *foresight);
+
+/* Begins planned reads, as long as few are under way. */
+void coterie_plan_go_on(coterie_tiers_t *tiers);
+
+/* tiers_watch.c: a thread that foresees while ranks compute.
+ * @param hot  as in coterie_tiers_options_t */
+coterie_status_t coterie_watch_create(coterie_tiers_t *tiers,
+                                      const coterie_model_t *model,
+                                      const uint64_t *hot,
+                                      coterie_watch_t **watch_p);
+
+/* Accepts NULL. The reader must still be there. */
+void coterie_watch_destroy(coterie_watch_t *watch);
+
+static inline uint64_t coterie_tiers_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
 
 #endif

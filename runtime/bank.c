@@ -7,6 +7,10 @@
 
 enum { RECORD_ALIGN = 4096 };
 
+static coterie_sight_t sight_of(const coterie_session_t *s,
+                                const coterie_rows_t *rows);
+static void guess_all(const coterie_bank_t *bank, uint32_t layer,
+                      const int32_t *experts, size_t count);
 static coterie_status_t bank_begin(const coterie_placement_options_t *view,
                                    uint32_t rank, coterie_bank_t **bank_p);
 static coterie_status_t format_check(coterie_bank_t *bank);
@@ -112,17 +116,6 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
     return COTERIE_OK;
 }
 
-void coterie_bank_expect(const coterie_bank_t *bank, uint32_t layer,
-                         const int32_t *experts, size_t count)
-{
-    for (size_t i = 0; bank->tiers != NULL && i < count; i++) {
-        uint32_t item = layer * bank->expert_count + (uint32_t)experts[i];
-
-        if (experts[i] >= 0)
-            coterie_tiers_guess(bank->tiers, (coterie_items_t){&item, 1});
-    }
-}
-
 coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
                                     const coterie_session_t *s)
 {
@@ -139,6 +132,57 @@ coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
                             s->layer_count, s->expert_count,
                             s->options.hidden);
     return COTERIE_OK;
+}
+
+void coterie_bank_watch(const coterie_session_t *s, const coterie_rows_t *in)
+{
+    const coterie_bank_t *bank = s->options.bank;
+    coterie_sight_t rows = sight_of(s, in);
+
+    if (bank == NULL || bank->tiers == NULL || in->count == 0)
+        return;
+    rows.k = s->options.k;
+    rows.hint_count = s->options.predicted_k;
+    rows.experts = in->topk_ids;
+    rows.hints = in->predicted;
+    if (s->phase == COTERIE_PHASE_PREFILL && in->predicted != NULL &&
+        s->layer + 1 < s->layer_count)
+        guess_all(bank, s->layer + 1, in->predicted,
+                  (size_t)in->count * s->options.predicted_k);
+    coterie_tiers_watch(bank->tiers, &rows);
+}
+
+void coterie_bank_feed(const coterie_session_t *s, const coterie_rows_t *rows)
+{
+    const coterie_bank_t *bank = s->options.bank;
+    coterie_sight_t fed = sight_of(s, rows);
+
+    if (bank != NULL && bank->tiers != NULL &&
+        s->phase == COTERIE_PHASE_DECODE && rows->count > 0)
+        coterie_tiers_feed(bank->tiers, &fed, rows->token);
+}
+
+static coterie_sight_t sight_of(const coterie_session_t *s,
+                                const coterie_rows_t *rows)
+{
+    return (coterie_sight_t){.turn = s->counts[COTERIE_PHASE_PREFILL].steps +
+                                     s->counts[COTERIE_PHASE_DECODE].steps,
+                             .layer = s->layer,
+                             .count = rows->count,
+                             .sequence = rows->sequence,
+                             .position = rows->position};
+}
+
+/* A prompt's tokens need most of what any of them is likely to need. */
+static void guess_all(const coterie_bank_t *bank, uint32_t layer,
+                      const int32_t *experts, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t item = layer * bank->expert_count + (uint32_t)experts[i];
+
+        if (experts[i] >= 0)
+            coterie_tiers_guess(bank->tiers, (coterie_items_t){&item, 1});
+    }
 }
 
 /* A bank without its experts. */

@@ -28,10 +28,6 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
                                       const float *x, float *sums,
                                       void *scratch);
 
-/* The router is likely to choose these experts at a layer, -1 = none. */
-void coterie_bank_expect(const coterie_bank_t *bank, uint32_t layer,
-                         const int32_t *experts, size_t count);
-
 /* bank_tiers.c: the same of a bank that has tiers. */
 size_t coterie_bank_tiers_scratch(const coterie_bank_t *bank);
 coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,

@@ -27,10 +27,8 @@ coterie_status_t coterie_exchange(coterie_session_t *session, uint32_t layer,
     uint64_t start = coterie_now_ns(), waited = session->transport->wait_ns;
     coterie_status_t status = check_call(session, layer, in, out);
 
-    if (status == COTERIE_OK && session->engine.experts == NULL &&
-        in->predicted != NULL && layer + 1 < session->layer_count)
-        coterie_bank_expect(session->options.bank, layer + 1, in->predicted,
-                            (size_t)in->count * session->options.predicted_k);
+    if (status == COTERIE_OK)
+        coterie_bank_watch(session, in);
     if (status == COTERIE_OK)
         status = exchange_run(session, in, out);
     if (status != COTERIE_OK)

@@ -77,6 +77,7 @@ coterie_status_t coterie_step_begin(coterie_session_t *session,
         return coterie_session_fail(session, status);
     session->state = COTERIE_SESSION_STEPPING;
     session->counts[phase].steps++;
+    coterie_bank_feed(session, rows);
     if (mode_p != NULL)
         *mode_p = session->mode;
     return COTERIE_OK;

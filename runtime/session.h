@@ -303,5 +303,9 @@ void coterie_auto_step_ends(coterie_session_t *s);
 /* @return ERR_MISMATCH unless it was made for this rank and these sizes */
 coterie_status_t coterie_bank_check(const coterie_bank_t *bank,
                                     const coterie_session_t *s);
+/* Tells the bank's tiers, if it has any, what the rows of a layer chose or, at
+ * a step's beginning, are fed. */
+void coterie_bank_watch(const coterie_session_t *s, const coterie_rows_t *in);
+void coterie_bank_feed(const coterie_session_t *s, const coterie_rows_t *rows);
 
 #endif

@@ -149,6 +149,7 @@ Test(predictor, gives_the_same_chances_before_and_after_the_fact)
                                              .k = PLANTED_K,
                                              .distance = 2};
     const coterie_trace_view_t view = planted(PLANTED_FOLLOWING, 100);
+    const coterie_clue_t none = COTERIE_CLUE_NONE;
     float before[2][PLANTED_EXPERTS];
     coterie_predictor_t *predictor = NULL;
     coterie_history_t *history = NULL;
@@ -162,7 +163,7 @@ Test(predictor, gives_the_same_chances_before_and_after_the_fact)
     for (unsigned set = 0; set < 100 * PLANTED_LAYERS; set++) {
         const int16_t *ids = view.experts + set * PLANTED_K;
         coterie_history_push(history, ids);
-        coterie_predictor_review(predictor, history, NULL, 0);
+        coterie_predictor_review(predictor, history, &none);
         if (set >= 2)
             cr_assert(zero(int, memcmp(before[set % 2],
                                        coterie_predictor_chance(
@@ -171,7 +172,7 @@ Test(predictor, gives_the_same_chances_before_and_after_the_fact)
                                        sizeof(before[0]))),
                       "set %u", set);
         coterie_predictor_learn(predictor, ids);
-        coterie_predictor_predict(predictor, history, NULL, 0);
+        coterie_predictor_predict(predictor, history, &none);
         memcpy(before[set % 2],
                coterie_predictor_chance(predictor, COTERIE_PREDICTION_BLEND),
                sizeof(before[0]));

@@ -13,7 +13,8 @@ typedef struct predict_options {
 
 /* By coterie_prediction_t. */
 static const char *const prediction_names[COTERIE_PREDICTIONS] = {
-    "popularity", "affinity", "regression", "router", "stack", "blend"};
+    "popularity", "affinity", "regression", "router",
+    "token",      "stack",    "blend"};
 
 static const double default_train = 0.5;
 static const uint32_t default_ahead = 2;
@@ -58,6 +59,8 @@ const command_t command_predict = {
         "               its sequence's last tokens at the layer\n"
         "  router       the next layer's router, applied early: if the trace\n"
         "               holds its guesses\n"
+        "  token        how often each expert is chosen for the token that comes\n"
+        "               in: if the trace holds tokens\n"
         "  stack        the odds of all these, weighted\n"
         "  blend        the average of all, weighted by past worth\n"
         "recall@k is the share of a token's k experts that are among the k\n"

@@ -77,11 +77,12 @@ typedef enum coterie_prediction {
     COTERIE_PREDICTION_AFFINITY = 1,   /**< naive Bayes over a set before */
     COTERIE_PREDICTION_REGRESSION = 2, /**< over several sets before */
     COTERIE_PREDICTION_ROUTER = 3,     /**< the router itself, applied early */
-    COTERIE_PREDICTION_STACK = 4,      /**< these four, their odds weighted */
-    COTERIE_PREDICTION_BLEND = 5       /**< average of all, by past worth */
+    COTERIE_PREDICTION_TOKEN = 4,      /**< by the token that comes in */
+    COTERIE_PREDICTION_STACK = 5,      /**< these five, their odds weighted */
+    COTERIE_PREDICTION_BLEND = 6       /**< average of all, by past worth */
 } coterie_prediction_t;
 
-enum { COTERIE_PREDICTIONS = 6, COTERIE_CALIBRATION_BINS = 10 };
+enum { COTERIE_PREDICTIONS = 7, COTERIE_CALIBRATION_BINS = 10 };
 
 /** Start from COTERIE_SCORE_OPTIONS_INIT. */
 typedef struct coterie_score_options {
