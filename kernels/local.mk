@@ -1,7 +1,9 @@
-coterieinclude_HEADERS += include/coterie/ffn.h include/coterie/kernels.h
+coterieinclude_HEADERS += include/coterie/ffn.h include/coterie/kernels.h \
+	include/coterie/wire.h
 libcoterie_la_SOURCES += kernels/cpu/avx2.c kernels/cpu/avx512.c \
 	kernels/cpu/cpu.h kernels/cpu/dense.c kernels/cpu/expert.c \
 	kernels/cpu/isa.c kernels/cpu/panel_product.c \
 	kernels/cpu/panel_tile.h kernels/cpu/panels.c \
 	kernels/cpu/portable.c kernels/cpu/product.c \
-	kernels/cpu/router.c kernels/cpu/tile.h
+	kernels/cpu/router.c kernels/cpu/tile.h kernels/cpu/wire.c \
+	kernels/cpu/wire_rows.h

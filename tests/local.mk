@@ -9,6 +9,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/kernels_data.c tests/kernels_data.h \
 	tests/test_expert_ffn.c \
 	tests/test_kernels.c \
+	tests/test_wire.c \
 	tests/test_router.c \
 	tests/test_transport.c \
 	tests/draw.h tests/test_placement.c \

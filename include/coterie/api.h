@@ -28,6 +28,15 @@ typedef enum coterie_dtype {
     COTERIE_DTYPE_MXFP4 = 9       /**< e2m1, an e8m0 scale for 32 (OCP) */
 } coterie_dtype_t;
 
+/** What hidden vectors are between ranks. Values are ABI. */
+typedef enum coterie_wire {
+    COTERIE_WIRE_F32 = 0,
+    COTERIE_WIRE_BF16 = 1, /**< everything rounded to bf16 */
+    /** Experts' inputs in 8 bits, with an f32 scale for each 128 of them; raw
+     * hidden states and partial sums in bf16. */
+    COTERIE_WIRE_INT8 = 2
+} coterie_wire_t;
+
 /** How a step moves tokens between ranks. Values are ABI. */
 typedef enum coterie_mode {
     COTERIE_MODE_AUTO = 0,

@@ -16,6 +16,7 @@
 #include <coterie/topology.h>
 #include <coterie/trace.h>
 #include <coterie/transport.h>
+#include <coterie/wire.h>
 
 #ifdef __cplusplus
 extern "C" {
