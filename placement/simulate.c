@@ -26,6 +26,8 @@ static bool token_continues(const coterie_simulation_t *sim,
                             const coterie_step_token_t *token);
 static void counts_fill(const coterie_simulation_t *sim,
                         const coterie_tally_t *tally, coterie_counts_t *counts);
+static void bytes_fill(const coterie_simulation_t *sim,
+                       const coterie_tally_t *tally, coterie_counts_t *c);
 
 coterie_status_t coterie_simulate(const coterie_trace_t *trace,
                                   const coterie_placement_t *placement,
@@ -81,11 +83,11 @@ static coterie_status_t options_check(const coterie_simulation_t *sim)
                             "or forward",
                             opts->mode);
     if (opts->group > COTERIE_GROUP_ACROSS || opts->prediction > 2 ||
-        opts->reserved != 0)
+        opts->wire > COTERIE_WIRE_INT8)
         return coterie_fail(COTERIE_ERR_INVALID,
-                            "simulation: group %u, prediction %u, reserved %u; "
-                            "at most 3, 2 and 0",
-                            opts->group, opts->prediction, opts->reserved);
+                            "simulation: group %u, prediction %u, wire %u; at "
+                            "most 3, 2 and 2",
+                            opts->group, opts->prediction, opts->wire);
     if (opts->group == COTERIE_GROUP_ACROSS &&
         opts->mode == COTERIE_MODE_OWNER)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
@@ -293,10 +295,6 @@ static void counts_fill(const coterie_simulation_t *sim,
                         const coterie_tally_t *tally, coterie_counts_t *counts)
 {
     const uint64_t *rows = tally->rows, *messages = tally->messages;
-    uint32_t hidden = sim->options.hidden, k = sim->trace.k;
-    uint64_t dispatch_rows = rows[COTERIE_ROW_DISPATCH] +
-                             rows[COTERIE_ROW_NODE_DISPATCH] +
-                             rows[COTERIE_ROW_MISSED];
     coterie_counts_t c = {
         .steps = tally->steps,
         .tokens = tally->tokens,
@@ -306,7 +304,8 @@ static void counts_fill(const coterie_simulation_t *sim,
         .kv_gathers = tally->kv_gathers,
         .fixup_sends = messages[COTERIE_LANE_FIXUP],
         .copies_dispatch =
-            rows[COTERIE_ROW_DISPATCH] + rows[COTERIE_ROW_NODE_DISPATCH],
+            rows[COTERIE_ROW_DISPATCH] + rows[COTERIE_ROW_MOVE] +
+            rows[COTERIE_ROW_NODE_DISPATCH],
         .copies_return =
             rows[COTERIE_ROW_RETURN] + rows[COTERIE_ROW_NODE_RETURN],
         .copies_forward =
@@ -319,15 +318,32 @@ static void counts_fill(const coterie_simulation_t *sim,
         c.messages += messages[lane];
     c.empty_messages = tally->parcels - messages[COTERIE_LANE_ALLTOALL] -
                        messages[COTERIE_LANE_NODE_ALLTOALL];
-    c.payload_bytes = coterie_counts_copies(&c) * hidden * sizeof(float);
-    c.wire_bytes = dispatch_rows * coterie_wire_dispatch_size(k, hidden) +
-                   (coterie_counts_copies(&c) - dispatch_rows) *
-                       coterie_wire_sum_size(k, hidden) +
-                   (c.messages + c.empty_messages) * COTERIE_WIRE_HEADER_SIZE;
+    bytes_fill(sim, tally, &c);
     if (sim->options.kv_row_size != 0)
         c.copies_kv = tally->kv_rows;
     c.kv_bytes = tally->kv_messages * COTERIE_WIRE_HEADER_SIZE +
                  tally->kv_tokens * sizeof(coterie_wire_token_t) +
                  c.copies_kv * coterie_wire_kv_size(sim->options.kv_row_size);
     *counts = c;
+}
+
+/* Of everything but K/V; messages and copies are counted. */
+static void bytes_fill(const coterie_simulation_t *sim,
+                       const coterie_tally_t *tally, coterie_counts_t *c)
+{
+    uint32_t hidden = sim->options.hidden, k = sim->trace.k;
+    uint32_t wire = sim->options.wire, wide = coterie_wire_of_sums(wire);
+    uint64_t inputs = tally->rows[COTERIE_ROW_DISPATCH] +
+                      tally->rows[COTERIE_ROW_NODE_DISPATCH] +
+                      tally->rows[COTERIE_ROW_MISSED];
+    uint64_t moves = tally->rows[COTERIE_ROW_MOVE];
+    uint64_t sums = coterie_counts_copies(c) - inputs - moves;
+
+    c->payload_bytes = inputs * coterie_wire_values_size(wire, hidden) +
+                       (moves + sums) * coterie_wire_values_size(wide, hidden);
+    c->wire_bytes = c->payload_bytes +
+                    (inputs + moves) * coterie_wire_dispatch_head(k) +
+                    sums * coterie_wire_sum_head(k) +
+                    (c->messages + c->empty_messages) *
+                        COTERIE_WIRE_HEADER_SIZE;
 }

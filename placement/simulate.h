@@ -9,6 +9,7 @@
  * (coterie_simulation_counts). */
 typedef enum coterie_row {
     COTERIE_ROW_DISPATCH,
+    COTERIE_ROW_MOVE, /* the hidden state itself, to its next owner */
     COTERIE_ROW_RETURN,
     COTERIE_ROW_NODE_DISPATCH,
     COTERIE_ROW_NODE_RETURN,

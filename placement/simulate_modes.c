@@ -5,6 +5,7 @@
 
 static const coterie_lane_t lane_of[COTERIE_ROW_COUNT] = {
     [COTERIE_ROW_DISPATCH] = COTERIE_LANE_ALLTOALL,
+    [COTERIE_ROW_MOVE] = COTERIE_LANE_ALLTOALL,
     [COTERIE_ROW_RETURN] = COTERIE_LANE_RETURN,
     [COTERIE_ROW_NODE_DISPATCH] = COTERIE_LANE_NODE_ALLTOALL,
     [COTERIE_ROW_NODE_RETURN] = COTERIE_LANE_NODE_RETURN,
@@ -97,8 +98,11 @@ void coterie_simulate_owner(coterie_simulation_t *sim, uint32_t layer,
             next = route.next_owner;
         for (uint32_t j = 0; j < route.rank_count; j++) {
             if (route.rank[j] != *owner)
-                coterie_simulation_send(sim, COTERIE_ROW_DISPATCH, *owner,
-                                        route.rank[j]);
+                coterie_simulation_send(sim,
+                                        route.rank[j] == next
+                                            ? COTERIE_ROW_MOVE
+                                            : COTERIE_ROW_DISPATCH,
+                                        *owner, route.rank[j]);
             if (route.rank[j] != next)
                 coterie_simulation_send(sim, COTERIE_ROW_RETURN, route.rank[j],
                                         next);

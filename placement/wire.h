@@ -8,6 +8,8 @@
 
 #include <coterie/api.h>
 
+#include "base/wire.h"
+
 enum { COTERIE_WIRE_HEADER_SIZE = 16 };
 
 /* Begins a dispatch row and a sum row. */
@@ -18,7 +20,7 @@ typedef struct coterie_wire_record {
     uint32_t parts; /* the runtime's, by kind of row */
 } coterie_wire_record_t;
 
-/* A dispatch row: the record, k of these, the hidden state. */
+/* A dispatch row: the record, k of these, the values. */
 typedef struct coterie_wire_expert {
     int32_t id; /* -1 = none */
     float weight;
@@ -42,11 +44,18 @@ _Static_assert(sizeof(coterie_wire_expert_t) == 8, "on the wire: no padding");
 _Static_assert(sizeof(coterie_wire_kv_t) == 16, "on the wire: no padding");
 _Static_assert(sizeof(coterie_wire_token_t) == 16, "on the wire: no padding");
 
-/* Of one row, its record included. */
-static inline size_t coterie_wire_dispatch_size(uint32_t k, uint32_t hidden)
+/* Before the values of a dispatch row. */
+static inline size_t coterie_wire_dispatch_head(uint32_t k)
 {
-    return sizeof(coterie_wire_record_t) + k * sizeof(coterie_wire_expert_t) +
-           hidden * sizeof(float);
+    return sizeof(coterie_wire_record_t) + k * sizeof(coterie_wire_expert_t);
+}
+
+/* Of one row, its record included; wire as its values are. */
+static inline size_t coterie_wire_dispatch_size(uint32_t wire, uint32_t k,
+                                                uint32_t hidden)
+{
+    return coterie_wire_dispatch_head(k) +
+           coterie_wire_values_size(wire, hidden);
 }
 
 /* A sum row names the ranks of D after its record (k x uint16, the rest
@@ -56,10 +65,15 @@ static inline size_t coterie_wire_ranks_size(uint32_t k)
     return (k * sizeof(uint16_t) + 7) / 8 * 8;
 }
 
-static inline size_t coterie_wire_sum_size(uint32_t k, uint32_t hidden)
+static inline size_t coterie_wire_sum_head(uint32_t k)
 {
-    return sizeof(coterie_wire_record_t) + coterie_wire_ranks_size(k) +
-           hidden * sizeof(float);
+    return sizeof(coterie_wire_record_t) + coterie_wire_ranks_size(k);
+}
+
+static inline size_t coterie_wire_sum_size(uint32_t wire, uint32_t k,
+                                           uint32_t hidden)
+{
+    return coterie_wire_sum_head(k) + coterie_wire_values_size(wire, hidden);
 }
 
 static inline size_t coterie_wire_kv_size(uint32_t kv_row_size)

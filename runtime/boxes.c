@@ -96,7 +96,9 @@ coterie_status_t coterie_inbox_create(coterie_inbox_t *inbox,
     inbox->extra_size = extra_size;
     inbox->messages = calloc(t->rank_count, sizeof(*inbox->messages));
     inbox->taken = calloc(t->rank_count, sizeof(*inbox->taken));
-    if (inbox->messages == NULL || inbox->taken == NULL)
+    inbox->extra_taken = calloc(t->rank_count, sizeof(*inbox->extra_taken));
+    if (inbox->messages == NULL || inbox->taken == NULL ||
+        inbox->extra_taken == NULL)
         return coterie_fail_memory(t->rank_count * sizeof(*inbox->messages),
                                    "received messages");
     return COTERIE_OK;
@@ -107,6 +109,7 @@ void coterie_inbox_destroy(coterie_inbox_t *inbox)
     coterie_inbox_close(inbox);
     free(inbox->messages);
     free(inbox->taken);
+    free(inbox->extra_taken);
 }
 
 coterie_status_t coterie_inbox_open(coterie_inbox_t *inbox,
@@ -121,7 +124,7 @@ coterie_status_t coterie_inbox_open(coterie_inbox_t *inbox,
     inbox->circle = circle;
     for (uint32_t i = 0; i < circle->count; i++) {
         inbox->messages[i].data = NULL;
-        inbox->taken[i] = 0;
+        inbox->taken[i] = inbox->extra_taken[i] = 0;
     }
     for (uint32_t i = 0; i < circle->count && status == COTERIE_OK; i++) {
         coterie_message_t message;
@@ -154,22 +157,21 @@ void coterie_inbox_take(coterie_inbox_t *inbox, uint32_t member)
     inbox->taken[member]++;
 }
 
-uint32_t coterie_inbox_extra_count(const coterie_inbox_t *inbox,
-                                   uint32_t member)
+const void *coterie_inbox_peek_extra(const coterie_inbox_t *inbox,
+                                     uint32_t member)
 {
     const coterie_header_t *header = inbox_header(inbox, member);
+    uint32_t at = inbox->extra_taken[member];
 
-    return header == NULL ? 0 : header->extra;
+    if (header == NULL || at == header->extra)
+        return NULL;
+    return (const unsigned char *)(header + 1) +
+           header->count * inbox->row_size + at * inbox->extra_size;
 }
 
-const void *coterie_inbox_extra(const coterie_inbox_t *inbox, uint32_t member,
-                                uint32_t i)
+void coterie_inbox_take_extra(coterie_inbox_t *inbox, uint32_t member)
 {
-    const coterie_header_t *header = inbox_header(inbox, member);
-
-    assert(i < header->extra);
-    return (const unsigned char *)(header + 1) +
-           header->count * inbox->row_size + i * inbox->extra_size;
+    inbox->extra_taken[member]++;
 }
 
 void coterie_inbox_close(coterie_inbox_t *inbox)

@@ -58,7 +58,7 @@ typedef struct coterie_inbox {
     coterie_transport_t *transport;
     size_t row_size, extra_size;
     coterie_message_t *messages; /* [rank_count]; data is NULL if none came */
-    uint32_t *taken;             /* [rank_count] rows */
+    uint32_t *taken, *extra_taken; /* [rank_count] rows */
 } coterie_inbox_t;
 
 coterie_status_t coterie_inbox_create(coterie_inbox_t *inbox,
@@ -72,13 +72,12 @@ coterie_status_t coterie_inbox_open(coterie_inbox_t *inbox,
                                     coterie_traffic_t traffic,
                                     const bool *expected,
                                     uint32_t deadline_ms);
-/* A member's next row, or NULL; take() steps over it. */
+/* A member's next row or extra row, or NULL; take() steps over it. */
 const void *coterie_inbox_peek(const coterie_inbox_t *inbox, uint32_t member);
 void coterie_inbox_take(coterie_inbox_t *inbox, uint32_t member);
-uint32_t coterie_inbox_extra_count(const coterie_inbox_t *inbox,
-                                   uint32_t member);
-const void *coterie_inbox_extra(const coterie_inbox_t *inbox, uint32_t member,
-                                uint32_t i);
+const void *coterie_inbox_peek_extra(const coterie_inbox_t *inbox,
+                                     uint32_t member);
+void coterie_inbox_take_extra(coterie_inbox_t *inbox, uint32_t member);
 /* Releases the messages; fine if closed. */
 void coterie_inbox_close(coterie_inbox_t *inbox);
 

@@ -21,8 +21,11 @@ static coterie_status_t carry(coterie_session_t *s, const coterie_rows_t *in);
 static coterie_status_t send_sums(coterie_session_t *s,
                                   const coterie_circle_t *circle,
                                   const coterie_rows_t *in);
-static void pack_sums(coterie_session_t *s, const coterie_circle_t *circle,
-                      const coterie_rows_t *in, uint32_t i);
+static void pack_sum(coterie_session_t *s, coterie_outbox_t *outbox,
+                     const coterie_wire_record_t *record,
+                     const coterie_units_t *units, float *sum);
+static void add_what_travels(const coterie_session_t *s, const void *row,
+                             float *sum);
 static void pack_late(coterie_session_t *s, const coterie_rows_t *in,
                       uint32_t i);
 static coterie_status_t merge(coterie_session_t *s,
@@ -36,7 +39,7 @@ static void hold_units(coterie_held_t *held, const coterie_units_t *units,
                        uint32_t carrier, uint32_t late);
 static bool same_units(const coterie_held_t *a, const coterie_held_t *b);
 static bool place_part(coterie_held_t *held, uint32_t unit, bool late,
-                       const float *part);
+                       coterie_wire_part_t part);
 static coterie_status_t complete(const coterie_session_t *s,
                                  const coterie_held_t *held, bool late);
 static coterie_status_t mend(coterie_session_t *s,
@@ -46,7 +49,7 @@ static coterie_status_t send_late(coterie_session_t *s, uint32_t from);
 static coterie_status_t receive_late(coterie_session_t *s,
                                      const coterie_circle_t *circle);
 static coterie_status_t place_late(coterie_session_t *s, uint64_t key,
-                                   uint32_t unit, const float *part);
+                                   uint32_t unit, coterie_wire_part_t part);
 static void add_up(const coterie_session_t *s, coterie_rows_t *out);
 
 coterie_status_t coterie_exchange_forward(coterie_session_t *s,
@@ -181,8 +184,11 @@ static coterie_status_t carry(coterie_session_t *s, const coterie_rows_t *in)
         for (; i < end; i++) {
             float *part = s->parts + coterie_row(s, i);
 
-            if (s->plans[i].part != NULL)
-                coterie_add(s->options.hidden, s->plans[i].part, part);
+            if (s->plans[i].part != NULL) {
+                const coterie_wire_part_t own =
+                    coterie_own_part(s->plans[i].part);
+                coterie_add(s, 1, &own, part);
+            }
             s->plans[i].part = part;
         }
     }
@@ -196,9 +202,14 @@ static coterie_status_t send_sums(coterie_session_t *s,
     coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_SUMS];
 
     coterie_outbox_open(outbox, circle);
-    for (uint32_t i = 0; i < in->count; i++)
-        if (s->plans[i].part != NULL)
-            pack_sums(s, circle, in, i);
+    for (uint32_t i = 0; i < in->count; i++) {
+        const coterie_plan_t *plan = &s->plans[i];
+        coterie_wire_record_t record = {in->sequence[i], in->position[i],
+                                        plan->carrier, plan->late, plan->next};
+
+        if (plan->part != NULL)
+            pack_sum(s, outbox, &record, &plan->units, plan->part);
+    }
     for (uint32_t i = 0; i < in->count; i++)
         if (s->plans[i].late != 0 && s->plans[i].carrier == circle->me)
             pack_late(s, in, i);
@@ -206,42 +217,65 @@ static coterie_status_t send_sums(coterie_session_t *s,
                                false);
 }
 
-static void pack_sums(coterie_session_t *s, const coterie_circle_t *circle,
-                      const coterie_rows_t *in, uint32_t i)
+/* For those of the outbox's circle that hold the row next: record.parts. */
+static void pack_sum(coterie_session_t *s, coterie_outbox_t *outbox,
+                     const coterie_wire_record_t *record,
+                     const coterie_units_t *units, float *sum)
 {
-    coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_SUMS];
-    size_t size = coterie_wire_sum_size(s->options.k, s->options.hidden);
-    const coterie_plan_t *plan = &s->plans[i];
-    coterie_wire_record_t record = {in->sequence[i], in->position[i],
-                                    plan->carrier, plan->late, plan->next};
+    const coterie_circle_t *circle = outbox->circle;
+    size_t size = coterie_sum_rows(s).stride;
+    void *first = NULL;
 
     for (uint32_t m = 0; m < circle->count; m++) {
-        if (m == circle->me || !coterie_set_has(plan->next, m))
+        void *row;
+
+        if (m == circle->me || !coterie_set_has(record->parts, m))
             continue;
-        coterie_sum_pack(s, &record, &plan->units, plan->part,
-                         coterie_outbox_row(outbox, m, size));
-        coterie_count_copy(s, &s->counts[s->phase].copies_forward,
+        row = coterie_outbox_row(outbox, m, size);
+        if (first != NULL)
+            memcpy(row, first, size);
+        else
+            coterie_sum_pack(s, record, units, sum, first = row);
+        coterie_count_copy(s, s->wide, &s->counts[s->phase].copies_forward,
                            coterie_circle_rank(circle, m));
     }
+    add_what_travels(s, first, sum);
+}
+
+/* All holders of a row need the same bits of it, this one, too: where sums
+ * were rounded for the others, it rounds its own. */
+static void add_what_travels(const coterie_session_t *s, const void *row,
+                             float *sum)
+{
+    coterie_wire_part_t part;
+
+    if (row == NULL || s->wide == COTERIE_WIRE_F32)
+        return;
+    part = coterie_sum_part(s, row);
+    coterie_wire_sum(s->options.hidden, 1, &part, sum);
 }
 
 static void pack_late(coterie_session_t *s, const coterie_rows_t *in,
                       uint32_t i)
 {
     coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_SUMS];
-    size_t size = coterie_wire_dispatch_size(s->options.k, s->options.hidden);
+    coterie_wire_rows_t rows = coterie_dispatch_rows(s, 0);
     const coterie_plan_t *plan = &s->plans[i];
     coterie_wire_record_t record = {in->sequence[i], in->position[i],
                                     plan->carrier, 0, plan->next};
 
     for (uint32_t j = 0; j < plan->units.count; j++) {
         uint32_t peer = plan->units.unit[j];
+        unsigned char *row;
 
         if ((plan->late >> j & 1) == 0)
             continue;
-        coterie_dispatch_pack(s, &record, in, i,
-                              coterie_outbox_extra(outbox, peer, size));
-        coterie_count_copy(s, &s->counts[s->phase].copies_fixup, peer);
+        row = coterie_outbox_extra(outbox, peer, rows.stride);
+        coterie_dispatch_head(s, &record, in, i, row);
+        coterie_wire_pack(&rows, in->normed + coterie_row(s, i),
+                          row + coterie_wire_dispatch_head(s->options.k));
+        coterie_count_copy(s, rows.wire, &s->counts[s->phase].copies_fixup,
+                           peer);
     }
 }
 
@@ -255,7 +289,8 @@ static coterie_status_t merge(coterie_session_t *s,
     uint32_t own = 0, before;
     uint64_t key;
 
-    while ((key = coterie_lowest_key(inbox, in, own)) != COTERIE_NO_KEY) {
+    while ((key = coterie_lowest_key(inbox, coterie_inbox_peek, in, own)) !=
+           COTERIE_NO_KEY) {
         bool known = own < in->count &&
                      coterie_row_key(in->sequence[own], in->position[own]) ==
                          key;
@@ -300,7 +335,7 @@ static coterie_status_t take_own(coterie_session_t *s, uint32_t me,
     held->next = plan->next;
     hold_units(held, &plan->units, plan->carrier, plan->late);
     if (plan->part != NULL)
-        place_part(held, me, false, plan->part);
+        place_part(held, me, false, coterie_own_part(plan->part));
     return COTERIE_OK;
 }
 
@@ -326,7 +361,7 @@ static coterie_status_t take_other(coterie_session_t *s, uint32_t member,
     } else if (!same_units(&told, *held_p)) {
         return coterie_disagree(s, key, "its experts differ");
     }
-    if (!place_part(*held_p, member, false, coterie_sum_values(s, row)))
+    if (!place_part(*held_p, member, false, coterie_sum_part(s, row)))
         return coterie_disagree(s, key, "a sum came that was not due");
     return COTERIE_OK;
 }
@@ -354,10 +389,10 @@ static bool same_units(const coterie_held_t *a, const coterie_held_t *b)
 
 /* @return false unless that part was expected, and then */
 static bool place_part(coterie_held_t *held, uint32_t unit, bool late,
-                       const float *part)
+                       coterie_wire_part_t part)
 {
     for (uint32_t i = 0; i < held->part_count; i++) {
-        if (held->unit[i] != unit || held->part[i] != NULL)
+        if (held->unit[i] != unit || held->part[i].values != NULL)
             continue;
         held->part[i] = part;
         return (held->late >> i & 1) == late;
@@ -369,7 +404,8 @@ static coterie_status_t complete(const coterie_session_t *s,
                                  const coterie_held_t *held, bool late)
 {
     for (uint32_t i = 0; i < held->part_count; i++)
-        if (held->part[i] == NULL && (late || (held->late >> i & 1) == 0))
+        if (held->part[i].values == NULL &&
+            (late || (held->late >> i & 1) == 0))
             return coterie_disagree(
                 s, coterie_row_key(held->sequence, held->position),
                 "a partial sum did not come");
@@ -399,15 +435,15 @@ static coterie_status_t mend(coterie_session_t *s,
 static coterie_status_t compute_late(coterie_session_t *s, uint32_t member)
 {
     coterie_inbox_t *inbox = &s->inboxes[COTERIE_BOX_SUMS];
-    uint32_t count = coterie_inbox_extra_count(inbox, member);
     coterie_status_t status = COTERIE_OK;
+    const void *row;
 
-    for (uint32_t i = 0; i < count && status == COTERIE_OK; i++) {
+    while (status == COTERIE_OK &&
+           (row = coterie_inbox_peek_extra(inbox, member)) != NULL) {
         coterie_arrival_t arrival;
         coterie_job_t job;
 
-        coterie_dispatch_unpack(s, coterie_inbox_extra(inbox, member, i),
-                                COTERIE_NONE, &arrival);
+        coterie_dispatch_unpack(s, row, COTERIE_NONE, &arrival);
         job = (coterie_job_t){arrival.record.sequence,
                               arrival.record.position, member,
                               arrival.record.parts};
@@ -415,7 +451,11 @@ static coterie_status_t compute_late(coterie_session_t *s, uint32_t member)
             return coterie_disagree(s, coterie_record_key(&arrival.record),
                                     "its experts are elsewhere here");
         status = coterie_work_add(s, &job, &arrival.route, arrival.weights,
-                                  arrival.hidden);
+                                  NULL);
+        if (status == COTERIE_OK)
+            coterie_dispatch_values(
+                s, &arrival, s->work.x + coterie_row(s, s->work.count - 1));
+        coterie_inbox_take_extra(inbox, member);
     }
     return status;
 }
@@ -423,28 +463,21 @@ static coterie_status_t compute_late(coterie_session_t *s, uint32_t member)
 static coterie_status_t send_late(coterie_session_t *s, uint32_t from)
 {
     coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_FIXUP];
-    size_t size = coterie_wire_sum_size(s->options.k, s->options.hidden);
     const coterie_units_t none = {0};
     coterie_status_t status = COTERIE_OK;
 
     coterie_outbox_open(outbox, &s->all);
     for (uint32_t i = from; i < s->work.count && status == COTERIE_OK; i++) {
         const coterie_job_t *job = &s->work.jobs[i];
-        const float *sum = s->work.sums + coterie_row(s, i);
+        float *sum = s->work.sums + coterie_row(s, i);
         coterie_wire_record_t record = {job->sequence, job->position,
                                         (uint16_t)job->owner, 0, job->next};
 
-        for (uint32_t r = 0; r < s->rank_count; r++) {
-            if (r == s->rank || !coterie_set_has(job->next, r))
-                continue;
-            coterie_sum_pack(s, &record, &none, sum,
-                             coterie_outbox_row(outbox, r, size));
-            coterie_count_copy(s, &s->counts[s->phase].copies_forward, r);
-        }
+        pack_sum(s, outbox, &record, &none, sum);
         if (coterie_set_has(job->next, s->rank))
             status = place_late(s,
                                 coterie_row_key(job->sequence, job->position),
-                                s->rank, sum);
+                                s->rank, coterie_own_part(sum));
     }
     if (status != COTERIE_OK)
         return status;
@@ -461,7 +494,7 @@ static coterie_status_t receive_late(coterie_session_t *s,
     memset(s->expected, 0, circle->count * sizeof(*s->expected));
     for (uint32_t i = 0; i < s->held_count; i++)
         for (uint32_t j = 0; j < s->held[i].part_count; j++)
-            if (s->held[i].part[j] == NULL)
+            if (s->held[i].part[j].values == NULL)
                 s->expected[s->held[i].unit[j]] = true;
     status = coterie_inbox_open(inbox, circle, COTERIE_TRAFFIC_FIXUP,
                                 s->expected, s->options.deadline_ms);
@@ -471,7 +504,7 @@ static coterie_status_t receive_late(coterie_session_t *s,
         while (status == COTERIE_OK &&
                (row = coterie_inbox_peek(inbox, m)) != NULL) {
             status = place_late(s, coterie_record_key(row), m,
-                                coterie_sum_values(s, row));
+                                coterie_sum_part(s, row));
             coterie_inbox_take(inbox, m);
         }
     }
@@ -479,7 +512,7 @@ static coterie_status_t receive_late(coterie_session_t *s,
 }
 
 static coterie_status_t place_late(coterie_session_t *s, uint64_t key,
-                                   uint32_t unit, const float *part)
+                                   uint32_t unit, coterie_wire_part_t part)
 {
     uint32_t from = 0, to = s->held_count;
 
@@ -506,8 +539,6 @@ static void add_up(const coterie_session_t *s, coterie_rows_t *out)
         const coterie_held_t *held = &s->held[i];
         float *to = out->hidden + coterie_row(s, i);
 
-        memcpy(to, held->part[0], s->options.hidden * sizeof(*to));
-        for (uint32_t j = 1; j < held->part_count; j++)
-            coterie_add(s->options.hidden, held->part[j], to);
+        coterie_wire_sum(s->options.hidden, held->part_count, held->part, to);
     }
 }

@@ -87,8 +87,7 @@ static coterie_status_t add_node_parts(coterie_session_t *s)
             status = coterie_residual(s, 1, held->from, part);
         else
             memset(part, 0, size);
-        for (uint32_t j = 0; j < held->part_count; j++)
-            coterie_add(s->options.hidden, held->part[j], part);
+        coterie_add(s, held->part_count, held->part, part);
     }
     return status;
 }

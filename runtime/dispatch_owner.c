@@ -15,6 +15,8 @@ static coterie_status_t add_up(coterie_session_t *s, coterie_rows_t *out);
 static uint32_t residual_run(const coterie_session_t *s, uint32_t from);
 static void pack_dispatch(coterie_session_t *s, const coterie_circle_t *circle,
                           const coterie_rows_t *in);
+static void pack_rows(coterie_session_t *s, const coterie_rows_t *in,
+                      uint32_t member, uint32_t flags);
 static coterie_status_t merge(coterie_session_t *s,
                               const coterie_circle_t *circle,
                               const coterie_rows_t *in);
@@ -22,12 +24,16 @@ static coterie_status_t take_own(coterie_session_t *s,
                                  const coterie_rows_t *in, uint32_t i);
 static coterie_status_t take_other(coterie_session_t *s, uint32_t sender,
                                    const void *row);
+static coterie_status_t take_raw(coterie_session_t *s,
+                                 const coterie_job_t *job,
+                                 const coterie_arrival_t *arrival, float *x);
 static coterie_status_t hold(coterie_session_t *s, const coterie_job_t *job,
                              const coterie_route_t *route,
                              const float *const from[2]);
 static coterie_status_t send_sums(coterie_session_t *s,
                                   const coterie_circle_t *circle,
                                   coterie_traffic_t traffic);
+static void pack_sums(coterie_session_t *s, uint32_t member);
 static coterie_status_t receive_sums(coterie_session_t *s,
                                      const coterie_circle_t *circle,
                                      coterie_traffic_t traffic);
@@ -126,9 +132,8 @@ static coterie_status_t add_up(coterie_session_t *s, coterie_rows_t *out)
     if (status != COTERIE_OK)
         return status;
     for (uint32_t i = 0; i < s->held_count; i++)
-        for (uint32_t j = 0; j < s->held[i].part_count; j++)
-            coterie_add(s->options.hidden, s->held[i].part[j],
-                        out->hidden + coterie_row(s, i));
+        coterie_add(s, s->held[i].part_count, s->held[i].part,
+                    out->hidden + coterie_row(s, i));
     return COTERIE_OK;
 }
 
@@ -149,29 +154,47 @@ static uint32_t residual_run(const coterie_session_t *s, uint32_t from)
 static void pack_dispatch(coterie_session_t *s, const coterie_circle_t *circle,
                           const coterie_rows_t *in)
 {
-    coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_DISPATCH];
-    size_t size = coterie_wire_dispatch_size(s->options.k, s->options.hidden);
+    coterie_outbox_open(&s->outboxes[COTERIE_BOX_DISPATCH], circle);
+    for (uint32_t m = 0; m < circle->count; m++) {
+        if (m == circle->me)
+            continue;
+        pack_rows(s, in, m, 0);
+        if (s->mode == COTERIE_MODE_OWNER)
+            pack_rows(s, in, m, COTERIE_FLAG_RAW);
+    }
+}
 
-    coterie_outbox_open(outbox, circle);
+/* The next owner needs the row itself, the others the input. */
+static void pack_rows(coterie_session_t *s, const coterie_rows_t *in,
+                      uint32_t member, uint32_t flags)
+{
+    coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_DISPATCH];
+    coterie_wire_rows_t rows = coterie_dispatch_rows(s, flags);
+    uint32_t peer = coterie_circle_rank(outbox->circle, member);
+    unsigned char *first = NULL;
+
+    rows.row = s->picked;
+    rows.count = 0;
     for (uint32_t i = 0; i < in->count; i++) {
         const coterie_route_t *route = &s->plans[i].route;
-        coterie_wire_record_t record = {.sequence = in->sequence[i],
-                                        .position = in->position[i],
-                                        .owner = route->next_owner};
+        coterie_wire_record_t record = {in->sequence[i], in->position[i],
+                                        route->next_owner, (uint16_t)flags, 0};
+        unsigned char *row;
 
-        for (uint32_t d = 0; d < route->rank_count; d++) {
-            uint32_t peer = route->rank[d];
-
-            if (peer == s->rank)
-                continue;
-            /* The next owner needs the row itself, the others the input. */
-            record.flags = peer == record.owner ? COTERIE_FLAG_RAW : 0;
-            coterie_dispatch_pack(
-                s, &record, in, i,
-                coterie_outbox_row(outbox, peer - circle->first, size));
-            coterie_count_copy(s, &s->counts[s->phase].copies_dispatch, peer);
-        }
+        if (!coterie_route_has(route, peer) ||
+            (peer == route->next_owner) != (flags != 0))
+            continue;
+        row = flags != 0 ? coterie_outbox_extra(outbox, member, rows.stride)
+                         : coterie_outbox_row(outbox, member, rows.stride);
+        coterie_dispatch_head(s, &record, in, i, row);
+        coterie_count_copy(s, rows.wire, &s->counts[s->phase].copies_dispatch,
+                           peer);
+        first = first != NULL ? first : row;
+        s->picked[rows.count++] = i;
     }
+    if (first != NULL)
+        coterie_wire_pack(&rows, flags != 0 ? in->hidden : in->normed,
+                          first + coterie_wire_dispatch_head(s->options.k));
 }
 
 static coterie_status_t merge(coterie_session_t *s,
@@ -184,17 +207,19 @@ static coterie_status_t merge(coterie_session_t *s,
     uint64_t key;
 
     while (status == COTERIE_OK &&
-           (key = coterie_lowest_key(inbox, in, own)) != COTERIE_NO_KEY) {
+           (key = coterie_lowest_key(inbox, coterie_dispatch_peek, in, own)) !=
+               COTERIE_NO_KEY) {
         if (own < in->count &&
             coterie_row_key(in->sequence[own], in->position[own]) == key)
             status = take_own(s, in, own++);
         for (uint32_t i = 0; i < circle->count && status == COTERIE_OK; i++) {
-            const coterie_wire_record_t *record = coterie_inbox_peek(inbox, i);
+            const coterie_wire_record_t *record =
+                coterie_dispatch_peek(inbox, i);
 
             if (record == NULL || coterie_record_key(record) != key)
                 continue;
             status = take_other(s, coterie_circle_rank(circle, i), record);
-            coterie_inbox_take(inbox, i);
+            coterie_dispatch_take(inbox, i);
         }
     }
     return status;
@@ -226,9 +251,9 @@ static coterie_status_t take_other(coterie_session_t *s, uint32_t sender,
     coterie_arrival_t arrival;
     const coterie_wire_record_t *record = &arrival.record;
     coterie_status_t status;
-    const float *from[2];
     coterie_job_t job;
     bool raw;
+    float *x;
 
     coterie_dispatch_unpack(s, row, inside_node(s) ? COTERIE_NONE : sender,
                             &arrival);
@@ -240,19 +265,35 @@ static coterie_status_t take_other(coterie_session_t *s, uint32_t sender,
         raw != (job.owner == s->rank))
         return coterie_disagree(s, coterie_record_key(record),
                                 "its experts are elsewhere here");
-    status = coterie_work_add(s, &job, &arrival.route, arrival.weights,
-                              raw ? NULL : arrival.hidden);
-    if (status != COTERIE_OK || !raw)
+    status = coterie_work_add(s, &job, &arrival.route, arrival.weights, NULL);
+    if (status != COTERIE_OK)
         return status;
-    from[0] = arrival.hidden;
-    from[1] = s->work.x + coterie_row(s, s->work.count - 1);
-    status = s->engine.norm(s->engine.engine, s->layer, 1, from[0],
-                            s->work.x + coterie_row(s, s->work.count - 1));
-    return status == COTERIE_OK ? hold(s, &job, &arrival.route, from) : status;
+    x = s->work.x + coterie_row(s, s->work.count - 1);
+    if (raw)
+        return take_raw(s, &job, &arrival, x);
+    coterie_dispatch_values(s, &arrival, x);
+    return COTERIE_OK;
+}
+
+static coterie_status_t take_raw(coterie_session_t *s,
+                                 const coterie_job_t *job,
+                                 const coterie_arrival_t *arrival, float *x)
+{
+    float *hidden = s->parts + coterie_row(s, s->held_count);
+    const float *const from[2] = {hidden, x};
+    coterie_status_t status = hold(s, job, &arrival->route, from);
+
+    if (status != COTERIE_OK)
+        return status;
+    coterie_dispatch_values(s, arrival, hidden);
+    return s->engine.norm(s->engine.engine, s->layer, 1, hidden, x);
 }
 
 /* Keeps a row that this rank owns from now on. If this rank serves it, that is
  * the last job. */
+static coterie_status_t take_raw(coterie_session_t *s,
+                                 const coterie_job_t *job,
+                                 const coterie_arrival_t *arrival, float *x);
 static coterie_status_t hold(coterie_session_t *s, const coterie_job_t *job,
                              const coterie_route_t *route,
                              const float *const from[2])
@@ -269,8 +310,8 @@ static coterie_status_t hold(coterie_session_t *s, const coterie_job_t *job,
     for (uint32_t i = 0; i < route->rank_count; i++) {
         held->unit[i] = route->rank[i];
         if (route->rank[i] == s->rank)
-            held->part[i] =
-                s->work.sums + coterie_row(s, s->work.count - 1);
+            held->part[i] = coterie_own_part(
+                s->work.sums + coterie_row(s, s->work.count - 1));
     }
     return COTERIE_OK;
 }
@@ -280,24 +321,42 @@ static coterie_status_t send_sums(coterie_session_t *s,
                                   coterie_traffic_t traffic)
 {
     coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_RETURN];
-    size_t size = coterie_wire_sum_size(s->options.k, s->options.hidden);
-    const coterie_units_t none = {0};
 
     coterie_outbox_open(outbox, circle);
+    for (uint32_t m = 0; m < circle->count; m++)
+        if (m != circle->me)
+            pack_sums(s, m);
+    return coterie_outbox_post(outbox, s->transport, traffic, true);
+}
+
+static void pack_sums(coterie_session_t *s, uint32_t member)
+{
+    coterie_outbox_t *outbox = &s->outboxes[COTERIE_BOX_RETURN];
+    coterie_wire_rows_t rows = coterie_sum_rows(s);
+    uint32_t peer = coterie_circle_rank(outbox->circle, member);
+    unsigned char *first = NULL;
+    const coterie_units_t none = {0};
+
+    rows.row = s->picked;
+    rows.count = 0;
     for (uint32_t i = 0; i < s->work.count; i++) {
         const coterie_job_t *job = &s->work.jobs[i];
-        coterie_wire_record_t record = {.sequence = job->sequence,
-                                        .position = job->position,
-                                        .owner = (uint16_t)job->owner};
+        coterie_wire_record_t record = {job->sequence, job->position,
+                                        (uint16_t)job->owner, 0, 0};
+        unsigned char *row;
 
-        if (job->owner == s->rank)
+        if (job->owner != peer)
             continue;
-        coterie_sum_pack(
-            s, &record, &none, s->work.sums + coterie_row(s, i),
-            coterie_outbox_row(outbox, job->owner - circle->first, size));
-        coterie_count_copy(s, &s->counts[s->phase].copies_return, job->owner);
+        row = coterie_outbox_row(outbox, member, rows.stride);
+        coterie_sum_head(s, &record, &none, row);
+        coterie_count_copy(s, rows.wire, &s->counts[s->phase].copies_return,
+                           peer);
+        first = first != NULL ? first : row;
+        s->picked[rows.count++] = i;
     }
-    return coterie_outbox_post(outbox, s->transport, traffic, true);
+    if (first != NULL)
+        coterie_wire_pack(&rows, s->work.sums,
+                          first + coterie_wire_sum_head(s->options.k));
 }
 
 static coterie_status_t receive_sums(coterie_session_t *s,
@@ -329,12 +388,12 @@ static coterie_status_t place_sums(coterie_session_t *s,
         uint32_t member = held->unit[j] - circle->first;
         const coterie_wire_record_t *record;
 
-        if (held->part[j] != NULL)
+        if (held->part[j].values != NULL)
             continue;
         record = coterie_inbox_peek(inbox, member);
         if (record == NULL || coterie_record_key(record) != key)
             return coterie_disagree(s, key, "a partial sum did not come back");
-        held->part[j] = coterie_sum_values(s, record);
+        held->part[j] = coterie_sum_part(s, record);
         coterie_inbox_take(inbox, member);
     }
     return COTERIE_OK;

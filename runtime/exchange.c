@@ -77,10 +77,13 @@ coterie_status_t coterie_residual(coterie_session_t *s, uint32_t count,
     return s->engine.shared(s->engine.engine, s->layer, count, from[1], to);
 }
 
-void coterie_add(uint32_t count, const float *from, float *to)
+void coterie_add(const coterie_session_t *s, uint32_t count,
+                 const coterie_wire_part_t *parts, float *to)
 {
-    for (uint32_t i = 0; i < count; i++)
-        to[i] += from[i];
+    coterie_wire_part_t all[COTERIE_K_MAX + 2] = {coterie_own_part(to)};
+
+    memcpy(all + 1, parts, count * sizeof(*parts));
+    coterie_wire_sum(s->options.hidden, count + 1, all, to);
 }
 
 coterie_status_t coterie_rows_out(const coterie_session_t *s,

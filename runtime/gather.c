@@ -256,7 +256,6 @@ static coterie_status_t out_begin(coterie_session_t *s, uint32_t set)
 static coterie_status_t deliver_from(coterie_session_t *s, uint32_t member)
 {
     coterie_inbox_t *inbox = &s->inboxes[COTERIE_BOX_KV];
-    uint32_t tokens = coterie_inbox_extra_count(inbox, member);
     coterie_status_t status = COTERIE_OK;
     const unsigned char *row;
 
@@ -270,11 +269,13 @@ static coterie_status_t deliver_from(coterie_session_t *s, uint32_t member)
                                       row + sizeof(record));
         coterie_inbox_take(inbox, member);
     }
-    for (uint32_t i = 0; i < tokens && status == COTERIE_OK; i++) {
+    while (status == COTERIE_OK &&
+           (row = coterie_inbox_peek_extra(inbox, member)) != NULL) {
         coterie_wire_token_t token;
 
-        memcpy(&token, coterie_inbox_extra(inbox, member, i), sizeof(token));
+        memcpy(&token, row, sizeof(token));
         status = table_add(s, &token);
+        coterie_inbox_take_extra(inbox, member);
     }
     return status;
 }

@@ -4,15 +4,25 @@
 
 #include "runtime/session.h"
 
-static size_t hidden_bytes(const coterie_session_t *s);
+coterie_wire_rows_t coterie_dispatch_rows(const coterie_session_t *s,
+                                          uint32_t flags)
+{
+    bool raw = (flags & COTERIE_FLAG_RAW) != 0;
+    uint32_t wire = raw ? s->wide : s->options.wire;
 
-void coterie_dispatch_pack(const coterie_session_t *s,
+    return (coterie_wire_rows_t){
+        .wire = wire,
+        .width = s->options.hidden,
+        .count = 1,
+        .stride =
+            coterie_wire_dispatch_size(wire, s->options.k, s->options.hidden)};
+}
+
+void coterie_dispatch_head(const coterie_session_t *s,
                            const coterie_wire_record_t *record,
                            const coterie_rows_t *in, uint32_t i, void *to)
 {
     uint32_t k = s->options.k;
-    bool raw = (record->flags & COTERIE_FLAG_RAW) != 0;
-    const float *hidden = raw ? in->hidden : in->normed;
     coterie_wire_expert_t *experts = (void *)((unsigned char *)to +
                                               sizeof(*record));
 
@@ -21,7 +31,6 @@ void coterie_dispatch_pack(const coterie_session_t *s,
         experts[j].id = in->topk_ids[(size_t)i * k + j];
         experts[j].weight = in->topk_weights[(size_t)i * k + j];
     }
-    memcpy(experts + k, hidden + coterie_row(s, i), hidden_bytes(s));
 }
 
 void coterie_dispatch_unpack(const coterie_session_t *s, const void *row,
@@ -36,9 +45,61 @@ void coterie_dispatch_unpack(const coterie_session_t *s, const void *row,
         arrival->weights[j] = experts[j].weight;
     }
     arrival->record = *record;
-    arrival->hidden = (const float *)(experts + s->options.k);
+    arrival->values = experts + s->options.k;
     coterie_route(s->options.placement, s->layer, ids, s->options.k, owner,
                   &arrival->route);
+}
+
+void coterie_dispatch_values(const coterie_session_t *s,
+                             const coterie_arrival_t *arrival, float *to)
+{
+    coterie_wire_rows_t rows =
+        coterie_dispatch_rows(s, arrival->record.flags);
+
+    coterie_wire_unpack(&rows, arrival->values, to);
+}
+
+const void *coterie_dispatch_peek(const coterie_inbox_t *inbox,
+                                  uint32_t member)
+{
+    const coterie_wire_record_t *normed = coterie_inbox_peek(inbox, member);
+    const coterie_wire_record_t *raw =
+        coterie_inbox_peek_extra(inbox, member);
+
+    if (normed == NULL || raw == NULL)
+        return normed != NULL ? normed : raw;
+    return coterie_record_key(raw) < coterie_record_key(normed) ? raw : normed;
+}
+
+void coterie_dispatch_take(coterie_inbox_t *inbox, uint32_t member)
+{
+    if (coterie_dispatch_peek(inbox, member) ==
+        coterie_inbox_peek(inbox, member))
+        coterie_inbox_take(inbox, member);
+    else
+        coterie_inbox_take_extra(inbox, member);
+}
+
+coterie_wire_rows_t coterie_sum_rows(const coterie_session_t *s)
+{
+    return (coterie_wire_rows_t){
+        .wire = s->wide,
+        .width = s->options.hidden,
+        .count = 1,
+        .stride =
+            coterie_wire_sum_size(s->wide, s->options.k, s->options.hidden)};
+}
+
+void coterie_sum_head(const coterie_session_t *s,
+                      const coterie_wire_record_t *record,
+                      const coterie_units_t *units, void *to)
+{
+    uint16_t *ranks = (void *)((unsigned char *)to + sizeof(*record));
+
+    memcpy(to, record, sizeof(*record));
+    memset(ranks, 0xff, /* COTERIE_NONE beyond the last */
+           coterie_wire_ranks_size(s->options.k));
+    memcpy(ranks, units->unit, units->count * sizeof(*ranks));
 }
 
 void coterie_sum_pack(const coterie_session_t *s,
@@ -46,13 +107,12 @@ void coterie_sum_pack(const coterie_session_t *s,
                       const coterie_units_t *units, const float *sum,
                       void *to)
 {
-    uint16_t *ranks = (void *)((unsigned char *)to + sizeof(*record));
-    size_t size = coterie_wire_ranks_size(s->options.k);
+    coterie_wire_rows_t rows = coterie_sum_rows(s);
 
-    memcpy(to, record, sizeof(*record));
-    memset(ranks, 0xff, size); /* COTERIE_NONE beyond the last */
-    memcpy(ranks, units->unit, units->count * sizeof(*ranks));
-    memcpy((unsigned char *)ranks + size, sum, hidden_bytes(s));
+    coterie_sum_head(s, record, units, to);
+    coterie_wire_pack(&rows, sum,
+                      (unsigned char *)to +
+                          coterie_wire_sum_head(s->options.k));
 }
 
 void coterie_sum_units(const coterie_session_t *s, const void *row,
@@ -68,11 +128,17 @@ void coterie_sum_units(const coterie_session_t *s, const void *row,
     }
 }
 
-const float *coterie_sum_values(const coterie_session_t *s, const void *row)
+coterie_wire_part_t coterie_sum_part(const coterie_session_t *s,
+                                     const void *row)
 {
-    return (const void *)((const unsigned char *)row +
-                          sizeof(coterie_wire_record_t) +
-                          coterie_wire_ranks_size(s->options.k));
+    return (coterie_wire_part_t){(const unsigned char *)row +
+                                     coterie_wire_sum_head(s->options.k),
+                                 s->wide, 1};
+}
+
+coterie_wire_part_t coterie_own_part(const float *sum)
+{
+    return (coterie_wire_part_t){sum, COTERIE_WIRE_F32, 1};
 }
 
 uint32_t coterie_find_here(const coterie_session_t *s, uint64_t key)
@@ -91,7 +157,7 @@ uint32_t coterie_find_here(const coterie_session_t *s, uint64_t key)
     return from;
 }
 
-uint64_t coterie_lowest_key(const coterie_inbox_t *inbox,
+uint64_t coterie_lowest_key(const coterie_inbox_t *inbox, coterie_peek_fn peek,
                             const coterie_rows_t *in, uint32_t own)
 {
     uint64_t lowest = COTERIE_NO_KEY;
@@ -99,15 +165,10 @@ uint64_t coterie_lowest_key(const coterie_inbox_t *inbox,
     if (own < in->count)
         lowest = coterie_row_key(in->sequence[own], in->position[own]);
     for (uint32_t i = 0; i < inbox->circle->count; i++) {
-        const coterie_wire_record_t *record = coterie_inbox_peek(inbox, i);
+        const coterie_wire_record_t *record = peek(inbox, i);
 
         if (record != NULL && coterie_record_key(record) < lowest)
             lowest = coterie_record_key(record);
     }
     return lowest;
-}
-
-static size_t hidden_bytes(const coterie_session_t *s)
-{
-    return s->options.hidden * sizeof(float);
 }

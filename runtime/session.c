@@ -10,8 +10,8 @@
 
 /* What every rank must have alike; compared when a session is created. */
 typedef struct terms {
-    uint32_t hidden, k, max_rows, mode, group, predicted_k, kv_row_size;
-    uint32_t shared;    /* whether there are shared experts */
+    uint32_t hidden, k, max_rows, mode, group, predicted_k, kv_row_size, wire;
+    uint64_t shared;    /* whether there are shared experts */
     uint64_t placement; /* a hash */
 } terms_t;
 
@@ -145,6 +145,7 @@ void coterie_session_destroy(coterie_session_t *session)
     free(session->plans);
     free(session->held);
     free(session->parts);
+    free(session->picked);
     free(session->expected);
     free(session);
 }
@@ -161,13 +162,13 @@ coterie_status_t coterie_session_fail(coterie_session_t *s,
     return status;
 }
 
-void coterie_count_copy(coterie_session_t *s, uint64_t *counter,
+void coterie_count_copy(coterie_session_t *s, uint32_t wire, uint64_t *counter,
                         uint32_t peer)
 {
     coterie_counts_t *counts = &s->counts[s->phase];
 
     (*counter)++;
-    counts->payload_bytes += s->options.hidden * sizeof(float);
+    counts->payload_bytes += coterie_wire_values_size(wire, s->options.hidden);
     if (peer / s->node_ranks != s->rank / s->node_ranks)
         counts->copies_network++;
 }
@@ -191,6 +192,7 @@ static coterie_status_t read_options(coterie_session_t *s,
         own->deadline_ms = 60000;
     s->rank = s->transport->rank;
     s->rank_count = s->transport->rank_count;
+    s->wide = coterie_wire_of_sums(own->wire);
     status = coterie_options_read(own->engine, &s->engine, sizeof(s->engine),
                                   "engine");
     if (status == COTERIE_OK)
@@ -244,10 +246,12 @@ static coterie_status_t check_mode(const coterie_session_t *s)
 {
     uint32_t mode = s->options.mode, group = s->options.group;
 
-    if (mode > COTERIE_MODE_FORWARD || group > COTERIE_GROUP_ACROSS)
+    if (mode > COTERIE_MODE_FORWARD || group > COTERIE_GROUP_ACROSS ||
+        s->options.wire > COTERIE_WIRE_INT8)
         return coterie_fail(COTERIE_ERR_INVALID,
-                            "session: there is no mode %u or no group %u",
-                            mode, group);
+                            "session: there is no mode %u, group %u or wire "
+                            "%u",
+                            mode, group, s->options.wire);
     if ((mode == COTERIE_MODE_OWNER && group == COTERIE_GROUP_ACROSS) ||
         (mode == COTERIE_MODE_FORWARD && group == COTERIE_GROUP_NODE))
         return coterie_fail(COTERIE_ERR_INVALID,
@@ -312,6 +316,7 @@ static coterie_status_t agree(coterie_session_t *s)
                           .group = options->group,
                           .predicted_k = options->predicted_k,
                           .kv_row_size = options->kv_row_size,
+                          .wire = options->wire,
                           .shared = s->engine.shared != NULL,
                           .placement = placement_hash(options->placement)};
     terms_t *all = calloc(s->rank_count, sizeof(*all));
@@ -355,12 +360,14 @@ static coterie_status_t compare_terms(const coterie_session_t *s,
             return coterie_fail(
                 COTERIE_ERR_MISMATCH,
                 "session: rank %u has hidden %u, k %u, max_rows %u, mode %u, "
-                "group %u, predicted_k %u, kv_row_size %u, rank %u has %u, %u, "
-                "%u, %u, %u, %u, %u, or placements or shared experts differ",
+                "group %u, predicted_k %u, kv_row_size %u, wire %u, rank %u "
+                "has %u, %u, %u, %u, %u, %u, %u, %u, or placements or shared "
+                "experts differ",
                 s->rank, mine->hidden, mine->k, mine->max_rows, mine->mode,
-                mine->group, mine->predicted_k, mine->kv_row_size, r,
-                all[r].hidden, all[r].k, all[r].max_rows, all[r].mode,
-                all[r].group, all[r].predicted_k, all[r].kv_row_size);
+                mine->group, mine->predicted_k, mine->kv_row_size, mine->wire,
+                r, all[r].hidden, all[r].k, all[r].max_rows, all[r].mode,
+                all[r].group, all[r].predicted_k, all[r].kv_row_size,
+                all[r].wire);
     return COTERIE_OK;
 }
 
@@ -373,10 +380,12 @@ static coterie_status_t allocate(coterie_session_t *s)
     s->plans = calloc(rows, sizeof(*s->plans));
     s->held = calloc(rows, sizeof(*s->held));
     s->parts = calloc(rows * s->options.hidden, sizeof(*s->parts));
+    s->picked = calloc(rows, sizeof(*s->picked));
     s->expected = calloc(s->rank_count, sizeof(*s->expected));
     s->chooser.all_ns = calloc(s->rank_count, sizeof(*s->chooser.all_ns));
     if (s->here == NULL || s->plans == NULL || s->held == NULL ||
-        s->parts == NULL || s->expected == NULL || s->chooser.all_ns == NULL)
+        s->parts == NULL || s->picked == NULL || s->expected == NULL ||
+        s->chooser.all_ns == NULL)
         return coterie_fail_memory(rows * s->options.hidden * sizeof(float),
                                    "rows of a session");
     status = coterie_work_create(s);
@@ -390,12 +399,12 @@ static coterie_status_t allocate(coterie_session_t *s)
 static coterie_status_t allocate_boxes(coterie_session_t *s)
 {
     size_t rows = s->options.max_rows;
-    size_t dispatch =
-        coterie_wire_dispatch_size(s->options.k, s->options.hidden);
-    size_t sum = coterie_wire_sum_size(s->options.k, s->options.hidden);
+    size_t dispatch = coterie_dispatch_rows(s, 0).stride;
+    size_t raw = coterie_dispatch_rows(s, COTERIE_FLAG_RAW).stride;
+    size_t sum = coterie_sum_rows(s).stride;
     size_t kv = coterie_wire_kv_size(s->options.kv_row_size);
     const size_t row[COTERIE_BOX_COUNT] = {dispatch, sum, sum, sum, kv};
-    const size_t extra[COTERIE_BOX_COUNT] = {0, 0, dispatch, 0,
+    const size_t extra[COTERIE_BOX_COUNT] = {raw, 0, dispatch, 0,
                                              sizeof(coterie_wire_token_t)};
     coterie_status_t status = COTERIE_OK;
 

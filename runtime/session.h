@@ -6,6 +6,7 @@
  * rank's experts computed, gather.c brings K/V and tokens to the ranks
  * that may need them next, auto.c chooses modes. */
 #include <coterie/session.h>
+#include <coterie/wire.h>
 
 #include "placement/wire.h"
 #include "runtime/bank.h"
@@ -42,8 +43,9 @@ typedef struct coterie_job {
 
 #define COTERIE_NO_KEY UINT64_MAX
 
-/* In a record's flags: the hidden state is raw, for the next owner. In a sum
- * row they say instead which of its units are late. */
+/* In a record's flags: the hidden state is raw, for the next owner; such rows
+ * come after the others of a message. In a sum row they say instead which of
+ * its units are late. */
 enum { COTERIE_FLAG_RAW = 1 };
 
 /* D of one row: ranks, or nodes, ascending. */
@@ -57,7 +59,7 @@ typedef struct coterie_arrival {
     coterie_wire_record_t record;
     coterie_route_t route;
     float weights[COTERIE_K_MAX];
-    const float *hidden; /* in the message */
+    const void *values; /* in the message */
 } coterie_arrival_t;
 
 /* The rows of a layer that this rank computes experts of, and which. */
@@ -80,7 +82,7 @@ typedef struct coterie_plan {
     uint16_t late;         /* bit i: unit i does not hold the row yet */
     uint16_t carrier;      /* the unit that adds the residual */
     coterie_set_t next;
-    const float *part; /* what this unit adds, NULL if nothing */
+    float *part; /* what this unit adds, NULL if nothing */
 } coterie_plan_t;
 
 /* One row that is here when an exchange ends. */
@@ -90,8 +92,8 @@ typedef struct coterie_held {
     const float *from[2]; /* hidden and normed; in forward, a part has them */
     uint32_t part_count;
     uint32_t late; /* bit i: part i comes by a fix-up */
-    uint16_t unit[COTERIE_K_MAX + 1];     /* in order of addition */
-    const float *part[COTERIE_K_MAX + 1]; /* NULL until it is there */
+    uint16_t unit[COTERIE_K_MAX + 1]; /* in order of addition */
+    coterie_wire_part_t part[COTERIE_K_MAX + 1]; /* values NULL until there */
 } coterie_held_t;
 
 /* A row between two exchanges of a decode step, ascending by key. */
@@ -166,7 +168,9 @@ struct coterie_session {
     coterie_plan_t *plans;
     coterie_held_t *held;
     uint32_t held_count;
-    float *parts; /* [max_rows, hidden]: sums that go forward */
+    float *parts; /* [max_rows, hidden]: sums that go forward, or what came */
+    uint32_t *picked; /* [max_rows] scratch: rows for one rank */
+    uint32_t wide;    /* coterie_wire_t of raw rows and sums */
     coterie_work_t work;
     coterie_outbox_t outboxes[COTERIE_BOX_COUNT];
     coterie_inbox_t inboxes[COTERIE_BOX_COUNT];
@@ -196,7 +200,7 @@ coterie_status_t coterie_session_fail(coterie_session_t *s,
                                       coterie_status_t status);
 
 /* Counts one copy of a hidden vector or partial sum sent to a rank. */
-void coterie_count_copy(coterie_session_t *s, uint64_t *counter,
+void coterie_count_copy(coterie_session_t *s, uint32_t wire, uint64_t *counter,
                         uint32_t peer);
 
 /* work.c */
@@ -216,21 +220,44 @@ coterie_status_t coterie_work_run(coterie_session_t *s);
 /* rows.c: rows as they travel, and rows by their place. */
 /* The first of the rows here, ascending, that is not below a key. */
 uint32_t coterie_find_here(const coterie_session_t *s, uint64_t key);
-void coterie_dispatch_pack(const coterie_session_t *s,
+/* How rows of this flag lie in a dispatch message. */
+coterie_wire_rows_t coterie_dispatch_rows(const coterie_session_t *s,
+                                          uint32_t flags);
+/* All of row i but its values. */
+void coterie_dispatch_head(const coterie_session_t *s,
                            const coterie_wire_record_t *record,
                            const coterie_rows_t *in, uint32_t i, void *to);
-/* @param owner  the one that the sender routed with */
+/* All but its values, too.
+ * @param owner  the one that the sender routed with */
 void coterie_dispatch_unpack(const coterie_session_t *s, const void *row,
                              uint32_t owner, coterie_arrival_t *arrival);
+void coterie_dispatch_values(const coterie_session_t *s,
+                             const coterie_arrival_t *arrival, float *to);
+/* A member's next dispatch row, raw or not; take() steps over it. */
+const void *coterie_dispatch_peek(const coterie_inbox_t *inbox,
+                                  uint32_t member);
+void coterie_dispatch_take(coterie_inbox_t *inbox, uint32_t member);
+/* The same of sums. */
+coterie_wire_rows_t coterie_sum_rows(const coterie_session_t *s);
+void coterie_sum_head(const coterie_session_t *s,
+                      const coterie_wire_record_t *record,
+                      const coterie_units_t *units, void *to);
+/* One row, with its values. */
 void coterie_sum_pack(const coterie_session_t *s,
                       const coterie_wire_record_t *record,
                       const coterie_units_t *units, const float *sum,
                       void *to);
 void coterie_sum_units(const coterie_session_t *s, const void *row,
                        coterie_units_t *units);
-const float *coterie_sum_values(const coterie_session_t *s, const void *row);
-/* Of the next rows in an inbox and row `own` of in, or COTERIE_NO_KEY. */
-uint64_t coterie_lowest_key(const coterie_inbox_t *inbox,
+coterie_wire_part_t coterie_sum_part(const coterie_session_t *s,
+                                     const void *row);
+/* A part that does not travel. */
+coterie_wire_part_t coterie_own_part(const float *sum);
+/* Of the next rows that `peek` sees in an inbox, and row `own` of in, or
+ * COTERIE_NO_KEY. */
+typedef const void *(*coterie_peek_fn)(const coterie_inbox_t *inbox,
+                                       uint32_t member);
+uint64_t coterie_lowest_key(const coterie_inbox_t *inbox, coterie_peek_fn peek,
                             const coterie_rows_t *in, uint32_t own);
 
 /* exchange.c: what the modes share. */
@@ -242,7 +269,9 @@ coterie_status_t coterie_held_add(coterie_session_t *s, int32_t sequence,
 /* to = residual and shared experts of rows that lie together. */
 coterie_status_t coterie_residual(coterie_session_t *s, uint32_t count,
                                   const float *const from[2], float *to);
-void coterie_add(uint32_t count, const float *from, float *to);
+/* to += parts, in order. */
+void coterie_add(const coterie_session_t *s, uint32_t count,
+                 const coterie_wire_part_t *parts, float *to);
 /* Names the held rows in out.
  * @return ERR_CAPACITY if they are more than fit */
 coterie_status_t coterie_rows_out(const coterie_session_t *s,

@@ -194,6 +194,7 @@ static coterie_status_t peer_open(peer_t *peer)
     options.group = c->group;
     options.predicted_k = c->predicted > 0 ? c->k : 0;
     options.kv_row_size = c->kv_row_size;
+    options.wire = c->wire;
     options.kv_after_last = c->kv_after_last && !c->kv_undeclared;
     options.deadline_ms = c->deadline_ms;
     return coterie_session_create(&options, &peer->session);

@@ -15,6 +15,7 @@ typedef struct world_config {
     uint32_t predicted; /* in 10: how many predictions are right; 0: none */
     uint32_t sequences, prompt, tokens; /* sequence s has tokens - s % 3 */
     uint32_t kv_row_size;
+    uint32_t wire; /* coterie_wire_t; other than F32, with fractions */
     bool kv_after_last, kv_undeclared; /* a layer after the last MoE layer */
     bool shared, fractions; /* fractions: numbers that round */
     uint32_t hidden, max_rows, deadline_ms;

@@ -259,6 +259,46 @@ Test(session, ranks_that_disagree_about_options_are_told)
         cr_expect(eq(int, result.status[r], COTERIE_ERR_MISMATCH));
 }
 
+Test(session, narrow_rows_are_counted_as_simulated_and_alike_everywhere)
+{
+    for (uint32_t wire = COTERIE_WIRE_BF16; wire <= COTERIE_WIRE_INT8; wire++)
+        for (uint32_t mode = COTERIE_MODE_TWO_PHASE;
+             mode <= COTERIE_MODE_FORWARD; mode++) {
+            world_config_t config = base(1, mode);
+
+            config.wire = wire;
+            config.fractions = true;
+            config.hidden = 131; /* odd, and two groups of int8 */
+            every_rank_count(config);
+            config.replicas = 1;
+            config.predicted = 6;
+            every_rank_count(config);
+        }
+}
+
+Test(session, narrow_rows_travel_between_nodes_too)
+{
+    world_config_t config = base(6, COTERIE_MODE_FORWARD);
+    world_result_t result;
+
+    config.wire = COTERIE_WIRE_INT8;
+    config.fractions = true;
+    config.nodes = 3;
+    config.group = COTERIE_GROUP_ACROSS;
+    expect_right(&config, &result);
+}
+
+Test(session, an_unknown_wire_is_refused)
+{
+    world_config_t config = base(2, COTERIE_MODE_OWNER);
+    world_result_t result;
+
+    config.wire = COTERIE_WIRE_INT8 + 1;
+    world_run(&config, &result);
+    cr_expect(eq(int, result.status[0], COTERIE_ERR_INVALID));
+    cr_expect(strstr(result.error[0], "wire 3") != NULL);
+}
+
 Test(session, modes_that_a_group_cannot_serve_are_refused)
 {
     world_config_t config = base(4, COTERIE_MODE_FORWARD);
@@ -336,6 +376,7 @@ static void expect_simulated(const world_config_t *config,
     options.group = config->group;
     options.hidden = config->hidden;
     options.kv_row_size = config->kv_row_size;
+    options.wire = config->wire;
     options.prediction = config->predicted > 0;
     cr_assert(eq(int, COTERIE_OK, coterie_simulate(result->trace, placement,
                                                    &options, counts)),

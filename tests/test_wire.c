@@ -155,7 +155,8 @@ static float bf16_trip(float value)
     return back[0];
 }
 
-ParameterizedTestParameters(wire, bf16_rounds_to_even_and_keeps_what_is_not_finite)
+ParameterizedTestParameters(wire,
+                            bf16_rounds_to_even_and_keeps_what_is_not_finite)
 {
     static int isas[] = {0, 1, 2};
     return cr_make_param_array(int, isas, 3, NULL);

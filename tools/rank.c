@@ -176,6 +176,7 @@ static coterie_status_t session_open(rank_t *r, uint32_t max_rows)
     options.group = job->group;
     options.predicted_k = predict ? c->k : 0;
     options.kv_row_size = kv_row_size(c);
+    options.wire = job->options->wire;
     options.kv_after_last =
         job->weights->layers[c->layers - 1].moe_layer == COTERIE_NO_LAYER;
     return coterie_session_create(&options, &r->session);

@@ -57,6 +57,8 @@ static const option_spec_t run_specs[] = {
      "ranks that share keys and values", 0, 0, group_choices},
     {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group",
      "forward: where next, guessed or everywhere", 0, 0, predict_names},
+    {"wire", 0, OPTION_CHOICE, FIELD(wire), "f32|bf16|int8",
+     "what travels between ranks: f32, or rounded", 0, 0, wire_names},
     {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|8G",
      "memory for experts; the store has the others", 0, 0, NULL},
     {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",
@@ -92,7 +94,7 @@ const command_t command_run = {
         "figures to standard error, or both as JSON (doc/json.md).\n"
         "A vocabulary of 256 is taken for bytes; other models take and give\n"
         "token ids. The text is the same for any ranks, dispatch, transport,\n"
-        "placement and budget.\n\n"
+        "placement and budget; rounded on the wire, logits vary a little.\n\n"
         "With --transport mpi each process is one rank:\n"
         "  mpirun -n 4 coterie run MODEL --prompt 'The' --ranks 4 "
         "--transport mpi\n",
@@ -175,10 +177,11 @@ static coterie_status_t report_json(const job_t *job, const results_t *results)
     const run_options_t *o = job->options;
     uint32_t layers = job->weights->config.moe_layers;
     json_t *object = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:f}", "ranks",
+        "{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:f}", "ranks",
         (int)o->ranks, "transport", transport_names[o->transport], "dispatch",
         mode_names[job->mode], "group", group_choices[job->group + 1],
-        "predict", predict_names[o->predict], "moe_layers", (int)layers,
+        "predict", predict_names[o->predict], "wire", wire_names[o->wire],
+        "moe_layers", (int)layers,
         "sequences", sequences_json(job, results), "prefill",
         counts_json(&results->counts[COTERIE_PHASE_PREFILL], layers),
         "decode", counts_json(&results->counts[COTERIE_PHASE_DECODE], layers),

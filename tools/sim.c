@@ -12,6 +12,7 @@ typedef struct sim_options {
     const char *placement, *model;
     uint32_t ranks, nodes, group, hidden, kv_row_size, prediction, experts;
     uint32_t dispatch; /* coterie_mode_t without auto */
+    uint32_t wire;     /* coterie_wire_t */
     bool json;
 } sim_options_t;
 
@@ -55,6 +56,8 @@ static const option_spec_t sim_specs[] = {
     {"prediction", 0, OPTION_CHOICE, FIELD(prediction),
      "auto|group|trace|perfect", "forward: what is known of the next layer",
      0, 0, prediction_names},
+    {"wire", 0, OPTION_CHOICE, FIELD(wire), "f32|bf16|int8",
+     "what travels between ranks (f32)", 0, 0, wire_names},
     {"model", 'm', OPTION_TEXT, FIELD(model), "MODEL",
      "take the two sizes below from it", 0, 0, NULL},
     {"hidden", 0, OPTION_COUNT, FIELD(hidden), "H",
@@ -97,6 +100,7 @@ static int sim_run(const invocation_t *in)
         return command_refuse(in, "needs --placement or --ranks");
     options.mode = o->dispatch + COTERIE_MODE_TWO_PHASE;
     options.group = group_choose(o->group, (coterie_mode_t)options.mode);
+    options.wire = o->wire;
     status = coterie_trace_read(in->operands[0], o->experts, &trace);
     if (status == COTERIE_OK)
         status = sizes_read(o, trace, &options, &kv_layers);
@@ -213,11 +217,12 @@ static coterie_status_t sim_report(const sim_options_t *o,
     coterie_trace_view(trace, &view);
     if (o->json)
         return json_print(json_pack(
-            "{s:s, s:s, s:s, s:i, s:o, s:o}", "dispatch",
+            "{s:s, s:s, s:s, s:s, s:i, s:o, s:o}", "dispatch",
             mode_names[options->mode], "group",
             group_choices[options->group + 1], "prediction",
-            prediction_names[options->prediction + 1], "moe_layers",
-            (int)view.layer_count, "prefill",
+            prediction_names[options->prediction + 1], "wire",
+            wire_names[options->wire], "moe_layers", (int)view.layer_count,
+            "prefill",
             counts_json(&counts[COTERIE_PHASE_PREFILL], view.layer_count),
             "decode",
             counts_json(&counts[COTERIE_PHASE_DECODE], view.layer_count)));

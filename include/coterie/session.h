@@ -98,7 +98,9 @@ typedef struct coterie_session_options {
     /** 1: the model has layers, so K/V to put, after its last MoE layer. 0 lets
      * forward send a step's K/V along with that layer's sums. */
     uint32_t kv_after_last;
-    uint32_t reserved; /**< zero */
+    /** coterie_wire_t: what travels. Other than F32, results depend a little on
+     * the mode and the number of ranks. K/V is the engine's own. */
+    uint32_t wire;
 } coterie_session_options_t;
 
 #define COTERIE_SESSION_OPTIONS_INIT \

@@ -42,12 +42,12 @@ typedef struct coterie_simulate_options {
     size_t size;
     uint32_t mode;        /**< coterie_mode_t; AUTO is refused */
     uint32_t group;       /**< coterie_group_t */
-    uint32_t hidden;      /**< elements of a hidden state; f32 on the wire */
+    uint32_t hidden;      /**< elements of a hidden state */
     uint32_t kv_row_size; /**< bytes of K and V of one token and layer */
     /** Forward: whose predictions give the next ranks: 0 the whole group,
      * 1 those in the trace (ERR_NOT_FOUND without), 2 always right. */
     uint32_t prediction;
-    uint32_t reserved;
+    uint32_t wire; /**< coterie_wire_t */
     /** [layer_count + 1]: how many of the model's layers, so how many K/V rows
      * of a token, come with each MoE layer (itself and dense ones before it),
      * and after the last. NULL: 1 each, and none after. */
