@@ -19,8 +19,8 @@ endif
 if HAVE_LIBURING
 noinst_PROGRAMS += bench/storage
 endif
-bench_storage_SOURCES = bench/bench.h bench/storage.c bench/storage_raw.c \
-	bench/storage_raw.h
+bench_storage_SOURCES = bench/bench.h bench/limits.c bench/limits.h \
+	bench/storage.c bench/storage_raw.c bench/storage_raw.h
 bench_storage_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_storage_LDFLAGS = $(AM_LDFLAGS) -static
 bench_storage_LDADD = libcoterie.la $(LIBURING_LIBS)

@@ -3,11 +3,15 @@
  * usage: storage [FOLDER] [MIB]
  *
  * Writes a file of MIB mebibytes (512) to FOLDER (.), reads it in records of
- * several sizes and removes it. In turns, medians of five: the reader, with
- * checksums; direct reads by a bare io_uring without checksums, for several
- * block sizes and depths (the best of these medians is the ceiling); page
- * faults in a mapping. Then how long a read of 1 MiB takes that somebody waits
- * for while guesses keep the drive busy. One JSON object a line. */
+ * several sizes and removes it. First a sweep: direct reads by a bare io_uring,
+ * without checksums, for several block sizes and depths. Its best settings then
+ * take turns with the reader, with and without checksums, with fio if there is
+ * one, and with page faults in a mapping; a ceiling is the best median. Drives
+ * of virtual machines change their rates from second to second, so shares are
+ * medians of those within a round. Then how long a read of 1 MiB takes that
+ * somebody waits for while guesses keep the drive busy; and how fast a thread
+ * goes through memory (which is what computing experts is) beside the reader.
+ * One JSON object a line. */
 #include "config.h"
 
 #include <fcntl.h>
@@ -22,19 +26,27 @@
 #include <coterie/coterie.h>
 
 #include "bench/bench.h"
+#include "bench/limits.h"
 #include "bench/storage_raw.h"
 #include "experts/store.h"
 #include "offload/reader.h"
 
 enum {
-    ROUNDS = 5,
+    SWEEPS = 5,
+    ROUNDS = 11,
+    FIO_ROUNDS = 5,
+    BEST = 2, /* settings of the sweep that go on */
     MIB = 1 << 20,
     RECORD_MOST = 28 * MIB,
     ODD = 2727936, /* 2.6 MiB in whole pages */
     TAIL = ODD % MIB,
-    SLOTS = 4,        /* records under way or waiting */
-    TURN = 168 * MIB, /* bytes of one measurement */
+    ARENA = 4 * RECORD_MOST,
+    SLOTS = 16,       /* records under way or waiting, if they fit */
+    SWEEP = 64 * MIB, /* bytes of one measurement */
+    TURN = 336 * MIB,
+    FAULTS = 56 * MIB,
     WAITS = 400,
+    COMPUTE = 256 * MIB, /* bytes of memory gone through */
     STATE_STEP = 2654435761u
 };
 
@@ -47,13 +59,30 @@ enum {
     DEPTHS = sizeof(depths) / sizeof(depths[0])
 };
 
+typedef struct setting {
+    size_t block;
+    unsigned depth;
+    double rate[SWEEPS];
+} setting_t;
+
+/* GB/s by round, but for the processor's seconds per GB. */
+typedef struct sides {
+    double reader[ROUNDS], bare[ROUNDS]; /* with and without checksums */
+    double cpu[ROUNDS], cpu_bare[ROUNDS];
+    double raw[BEST][ROUNDS];
+    double share[BEST][ROUNDS];
+    double faults[ROUNDS];
+    double fio[FIO_ROUNDS];
+} sides_t;
+
 typedef struct bench {
     char path[4096];
     uint64_t size;
     uint64_t *hashes; /* [mebibyte of the file]: its checksum, */
     uint64_t *tails;  /* and that of its first TAIL bytes */
     coterie_datafile_t file;
-    coterie_arena_t arena; /* [SLOTS, RECORD_MOST], or the raw reads' */
+    coterie_arena_t arena;
+    setting_t settings[BLOCKS * DEPTHS]; /* the sweep's, the best first */
     coterie_reader_t *reader;
     coterie_read_t reads[SLOTS], wait;
     pthread_mutex_t mutex;
@@ -62,6 +91,7 @@ typedef struct bench {
     uint64_t left;      /* records to begin */
     unsigned under_way; /* records */
     bool waited;        /* wait is done */
+    bool verified;      /* checksums are */
     size_t record;
 } bench_t;
 
@@ -72,16 +102,21 @@ static void read_done(void *arg, coterie_read_t *read);
 static void read_next(bench_t *b, coterie_read_t *read,
                       coterie_urgency_t urgency);
 static double reader_turn(bench_t *b, size_t record, double *cpu_p);
+static void reader_begin(bench_t *b, size_t record, uint64_t count,
+                         coterie_urgency_t urgency);
+static void reader_end(bench_t *b);
 static double cpu_seconds(void);
-static double hash_seconds(const bench_t *b);
-static int sizes_compare(bench_t *b);
-static int rates_measure(bench_t *b, size_t record, double *reader,
-                         double *faults, double *cpu);
+static int settings_sweep(bench_t *b);
+static int faster_first(const void *left, const void *right);
+static double raw_turn(const bench_t *b, const setting_t *how, size_t size);
+static void record_compare(bench_t *b, size_t record);
+static void sides_measure(bench_t *b, size_t record, int round,
+                          sides_t *sides);
+static void sides_print(const bench_t *b, size_t record, sides_t *sides);
 static void waits_measure(bench_t *b);
+static int compute_measure(bench_t *b);
+static double compute_rate(const coterie_arena_t *memory);
 static void bench_close(bench_t *b);
-
-/* [block, depth, round] GB/s */
-static double raw[BLOCKS][DEPTHS][ROUNDS];
 
 int main(int argc, char **argv)
 {
@@ -89,14 +124,18 @@ int main(int argc, char **argv)
     static bench_t b;
     int code = 1;
 
-    if (size * MIB < 2 * (uint64_t)TURN || size > 1024) {
-        fprintf(stderr, "storage: from %d to 1024 MiB\n", 2 * TURN / MIB);
+    if (size * MIB < TURN || size > 1024) {
+        fprintf(stderr, "storage: from %d to 1024 MiB\n", TURN / MIB);
         return 2;
     }
     if (bench_open(&b, argc > 1 ? argv[1] : ".", size * MIB) == 0)
-        code = sizes_compare(&b);
-    if (code == 0)
+        code = settings_sweep(&b);
+    if (code == 0) {
+        for (size_t i = 0; i < RECORD_SIZES; i++)
+            record_compare(&b, record_sizes[i]);
         waits_measure(&b);
+        code = compute_measure(&b);
+    }
     bench_close(&b);
     return code;
 }
@@ -111,8 +150,7 @@ static int bench_open(bench_t *b, const char *folder, uint64_t size)
     snprintf(b->path, sizeof(b->path), "%s/storage.bench", folder);
     b->hashes = calloc(size / MIB, sizeof(*b->hashes));
     b->tails = calloc(size / MIB, sizeof(*b->tails));
-    status = coterie_arena_create((size_t)SLOTS * RECORD_MOST, SIZE_MAX,
-                                  &b->arena);
+    status = coterie_arena_create(ARENA, SIZE_MAX, &b->arena);
     if (b->hashes == NULL || b->tails == NULL || status != COTERIE_OK ||
         file_write(b) != 0) {
         fprintf(stderr, "storage: no memory, or no %" PRIu64 " bytes of disk\n",
@@ -161,8 +199,7 @@ static coterie_status_t reader_open(bench_t *b)
                                         .done = read_done,
                                         .arg = b};
 
-    for (uint32_t i = 0; i < SLOTS; i++)
-        b->reads[i].data = b->arena.data + (size_t)i * RECORD_MOST;
+    b->verified = true;
     return coterie_reader_create(&options, &b->reader);
 }
 
@@ -201,28 +238,44 @@ static void read_next(bench_t *b, coterie_read_t *read,
         hashes[whole] = b->tails[place + whole];
     read->size = b->record;
     read->offset = place * MIB;
-    read->hashes = hashes;
+    read->hashes = b->verified ? hashes : NULL;
     coterie_reader_start(b->reader, read, urgency);
 }
 
 /* GB/s; the processor's seconds for it, ours and the kernel's, in *cpu_p. */
 static double reader_turn(bench_t *b, size_t record, double *cpu_p)
 {
-    double start = bench_seconds(), cpu = cpu_seconds(), bytes;
+    double start = bench_seconds(), cpu = cpu_seconds();
+    uint64_t count = TURN / record;
+    double bytes = (double)(count * record);
 
+    reader_begin(b, record, count, COTERIE_URGENCY_DEMAND);
+    reader_end(b);
+    *cpu_p = (cpu_seconds() - cpu) / bytes * 1e9;
+    return bytes / (bench_seconds() - start) * 1e-9;
+}
+
+static void reader_begin(bench_t *b, size_t record, uint64_t count,
+                         coterie_urgency_t urgency)
+{
     pthread_mutex_lock(&b->mutex);
     b->record = record;
-    b->left = TURN / record;
-    bytes = (double)(b->left * record);
-    for (uint32_t i = 0; i < SLOTS && b->left > 0; i++) {
+    b->left = count;
+    for (size_t i = 0; i < SLOTS && (i + 1) * record <= ARENA && b->left > 0;
+         i++) {
+        b->reads[i].data = b->arena.data + i * record;
         b->under_way++;
-        read_next(b, &b->reads[i], COTERIE_URGENCY_DEMAND);
+        read_next(b, &b->reads[i], urgency);
     }
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static void reader_end(bench_t *b)
+{
+    pthread_mutex_lock(&b->mutex);
     while (b->under_way > 0)
         pthread_cond_wait(&b->changed, &b->mutex);
     pthread_mutex_unlock(&b->mutex);
-    *cpu_p = (cpu_seconds() - cpu) / bytes * 1e9;
-    return bytes / (bench_seconds() - start) * 1e-9;
 }
 
 static double cpu_seconds(void)
@@ -234,99 +287,123 @@ static double cpu_seconds(void)
            1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-/* Processor time per GB that checksums alone take. */
-static double hash_seconds(const bench_t *b)
+static int settings_sweep(bench_t *b)
 {
-    size_t size = (size_t)SLOTS * RECORD_MOST;
-    volatile uint64_t seen = 0;
-    double took[ROUNDS];
+    for (int round = 0; round < SWEEPS; round++)
+        for (size_t n = 0; n < BLOCKS * DEPTHS; n++) {
+            setting_t *setting = &b->settings[n];
 
-    for (int round = 0; round < ROUNDS; round++) {
-        double start = cpu_seconds();
-
-        for (size_t at = 0; at < size; at += MIB)
-            seen ^= coterie_store_hash(b->arena.data + at, MIB);
-        took[round] = (cpu_seconds() - start) / (double)size * 1e9;
-    }
-    return bench_median(took, ROUNDS);
+            setting->block = blocks[n / DEPTHS];
+            setting->depth = depths[n % DEPTHS];
+            setting->rate[round] = raw_turn(b, setting, SWEEP);
+            if (setting->rate[round] <= 0) {
+                fprintf(stderr, "storage: the bare reads failed\n");
+                return 1;
+            }
+        }
+    for (size_t n = 0; n < BLOCKS * DEPTHS; n++)
+        bench_median(b->settings[n].rate, SWEEPS); /* sorts */
+    qsort(b->settings, BLOCKS * DEPTHS, sizeof(*b->settings), faster_first);
+    return 0;
 }
 
-static int sizes_compare(bench_t *b)
+static int faster_first(const void *left, const void *right)
 {
+    const setting_t *a = left, *b = right;
+
+    return -bench_compare(&a->rate[SWEEPS / 2], &b->rate[SWEEPS / 2]);
+}
+
+/* GB/s, or less than 0. */
+static double raw_turn(const bench_t *b, const setting_t *setting, size_t size)
+{
+    storage_ring_t how = {setting->block, setting->depth, b->arena.data,
+                          ARENA};
+
+    size = size / how.block * how.block;
+    return (double)size * 1e-9 /
+           storage_raw_ring(b->path, b->size, size, &how);
+}
+
+static void record_compare(bench_t *b, size_t record)
+{
+    sides_t sides;
+
+    for (int round = 0; round < ROUNDS; round++)
+        sides_measure(b, record, round, &sides);
+    sides_print(b, record, &sides);
+}
+
+static void sides_measure(bench_t *b, size_t record, int round, sides_t *sides)
+{
+    double seconds;
+
+    for (size_t turn = 0; turn < BEST + 2; turn++) {
+        size_t i = (turn + (size_t)round) % (BEST + 2);
+
+        b->verified = i != BEST;
+        if (i < BEST)
+            sides->raw[i][round] = raw_turn(b, &b->settings[i], TURN);
+        else if (b->verified)
+            sides->reader[round] = reader_turn(b, record, &sides->cpu[round]);
+        else
+            sides->bare[round] =
+                reader_turn(b, record, &sides->cpu_bare[round]);
+    }
+    b->verified = true;
+    for (size_t i = 0; i < BEST; i++)
+        sides->share[i][round] = sides->reader[round] / sides->raw[i][round];
+    seconds = storage_raw_faults(b->path, b->size, record, FAULTS);
+    sides->faults[round] =
+        (double)(FAULTS / record * record) / seconds * 1e-9;
+    if (round < FIO_ROUNDS)
+        sides->fio[round] =
+            storage_raw_fio(b->path, TURN, b->settings[0].block,
+                            b->settings[0].depth);
+}
+
+static void sides_print(const bench_t *b, size_t record, sides_t *sides)
+{
+    double rate = bench_median(sides->reader, ROUNDS), best = 0;
+    double faults = bench_median(sides->faults, ROUNDS);
+    size_t which = 0;
     char how[128];
 
     coterie_reader_describe(b->reader, how, sizeof(how));
-    for (size_t i = 0; i < RECORD_SIZES; i++) {
-        double reader[ROUNDS], faults[ROUNDS], cpu[ROUNDS], best = 0, rate;
-        size_t block = 0, depth = 0;
+    for (size_t i = 0; i < BEST; i++) {
+        double raw = bench_median(sides->raw[i], ROUNDS);
 
-        if (rates_measure(b, record_sizes[i], reader, faults, cpu) != 0) {
-            fprintf(stderr, "storage: the bare reads failed\n");
-            return 1;
-        }
-        for (size_t n = 0; n < BLOCKS * DEPTHS; n++) {
-            rate = bench_median(raw[n / DEPTHS][n % DEPTHS], ROUNDS);
-            if (rate > best) {
-                best = rate;
-                block = n / DEPTHS;
-                depth = n % DEPTHS;
-            }
-        }
-        rate = bench_median(reader, ROUNDS);
-        printf("{\"record_bytes\": %zu, \"reading\": \"%s\", "
-               "\"reader_gbs\": %.3f, \"ceiling_gbs\": %.3f, "
-               "\"ceiling_block\": %zu, \"ceiling_depth\": %u, "
-               "\"share\": %.3f, \"cpu_s_per_gb\": %.4f, "
-               "\"checksums_s_per_gb\": %.4f, "
-               "\"faults_gbs\": %.3f, \"over_faults\": %.2f}\n",
-               record_sizes[i], how, rate, best, blocks[block], depths[depth],
-               rate / best, bench_median(cpu, ROUNDS), hash_seconds(b),
-               bench_median(faults, ROUNDS),
-               rate / bench_median(faults, ROUNDS));
-        fflush(stdout);
+        which = raw > best ? i : which;
+        best = raw > best ? raw : best;
     }
-    return 0;
-}
-
-static int rates_measure(bench_t *b, size_t record, double *reader,
-                         double *faults, double *cpu)
-{
-    for (int round = 0; round < ROUNDS; round++) {
-        double seconds;
-
-        reader[round] = reader_turn(b, record, &cpu[round]);
-        for (size_t n = 0; n < BLOCKS * DEPTHS; n++) {
-            storage_ring_t how = {blocks[n / DEPTHS], depths[n % DEPTHS],
-                                  b->arena.data,
-                                  (size_t)SLOTS * RECORD_MOST};
-            uint64_t size = TURN / how.block * how.block;
-
-            seconds = storage_raw_ring(b->path, b->size, size, &how);
-            if (seconds <= 0)
-                return 1;
-            raw[n / DEPTHS][n % DEPTHS][round] =
-                (double)size / seconds * 1e-9;
-        }
-        seconds = storage_raw_faults(b->path, b->size, record, TURN / 2);
-        faults[round] =
-            (double)(TURN / 2 / record * record) / seconds * 1e-9;
-    }
-    return 0;
+    printf("{\"record_bytes\": %zu, \"reading\": \"%s\", "
+           "\"reader_gbs\": %.3f, \"ceiling_gbs\": %.3f, "
+           "\"ceiling_block\": %zu, \"ceiling_depth\": %u, "
+           "\"share\": %.3f, \"unverified_gbs\": %.3f, "
+           "\"fio_gbs\": %.3f, \"cpu_s_per_gb\": %.4f, "
+           "\"unverified_cpu_s_per_gb\": %.4f, "
+           "\"faults_gbs\": %.3f, \"over_faults\": %.2f}\n",
+           record, how, rate, best, b->settings[which].block,
+           b->settings[which].depth,
+           bench_median(sides->share[which], ROUNDS),
+           bench_median(sides->bare, ROUNDS),
+           bench_median(sides->fio, FIO_ROUNDS),
+           bench_median(sides->cpu, ROUNDS),
+           bench_median(sides->cpu_bare, ROUNDS), faults, rate / faults);
+    fflush(stdout);
 }
 
 /* Guesses of 9 MiB without end, and one demand after the other. */
 static void waits_measure(bench_t *b)
 {
     static double ms[WAITS];
+    double begun = bench_seconds(), guessed;
+    uint64_t before, after, retries;
 
+    coterie_reader_counts(b->reader, &before, &retries);
+    reader_begin(b, 9 * MIB, UINT64_MAX, COTERIE_URGENCY_GUESS);
     pthread_mutex_lock(&b->mutex);
-    b->record = 9 * MIB;
-    b->left = UINT64_MAX;
-    for (uint32_t i = 0; i + 1 < SLOTS; i++) {
-        b->under_way++;
-        read_next(b, &b->reads[i], COTERIE_URGENCY_GUESS);
-    }
-    b->wait.data = b->arena.data + (size_t)(SLOTS - 1) * RECORD_MOST;
+    b->wait.data = b->arena.data + ARENA - MIB; /* guesses leave that free */
     for (int i = 0; i < WAITS; i++) {
         double start = bench_seconds();
         uint64_t place = storage_raw_place(b->size, MIB) / MIB;
@@ -341,13 +418,56 @@ static void waits_measure(bench_t *b)
         ms[i] = 1e3 * (bench_seconds() - start);
     }
     b->left = 0;
-    while (b->under_way > 0)
-        pthread_cond_wait(&b->changed, &b->mutex);
     pthread_mutex_unlock(&b->mutex);
+    coterie_reader_counts(b->reader, &after, &retries);
+    guessed = (double)(after - before) - (double)WAITS * MIB;
+    guessed *= 1e-9 / (bench_seconds() - begun);
+    reader_end(b);
     qsort(ms, WAITS, sizeof(*ms), bench_compare);
     printf("{\"demand_bytes\": %d, \"beside\": \"guesses of 9 MiB\", "
-           "\"p50_ms\": %.2f, \"p99_ms\": %.2f, \"worst_ms\": %.2f}\n",
-           MIB, ms[WAITS / 2], ms[WAITS * 99 / 100], ms[WAITS - 1]);
+           "\"guesses_gbs\": %.2f, \"p50_ms\": %.2f, \"p99_ms\": %.2f, "
+           "\"worst_ms\": %.2f}\n",
+           MIB, guessed, ms[WAITS / 2], ms[WAITS * 99 / 100], ms[WAITS - 1]);
+}
+
+/* Alone, then beside the reader, in turns. */
+static int compute_measure(bench_t *b)
+{
+    double alone[ROUNDS], beside[ROUNDS], share[ROUNDS];
+    coterie_arena_t memory;
+
+    if (coterie_arena_create(COMPUTE, SIZE_MAX, &memory) != COTERIE_OK) {
+        fprintf(stderr, "storage: %s\n", coterie_last_error());
+        return 1;
+    }
+    memset(memory.data, 1, COMPUTE);
+    for (int round = 0; round < ROUNDS; round++) {
+        alone[round] = compute_rate(&memory);
+        reader_begin(b, 9 * MIB, UINT64_MAX, COTERIE_URGENCY_DEMAND);
+        beside[round] = compute_rate(&memory);
+        share[round] = beside[round] / alone[round];
+        pthread_mutex_lock(&b->mutex);
+        b->left = 0;
+        pthread_mutex_unlock(&b->mutex);
+        reader_end(b);
+    }
+    coterie_arena_destroy(&memory);
+    printf("{\"compute\": \"one thread goes through memory\", "
+           "\"alone_gbs\": %.2f, \"beside_gbs\": %.2f, "
+           "\"share\": %.3f}\n",
+           bench_median(alone, ROUNDS), bench_median(beside, ROUNDS),
+           bench_median(share, ROUNDS));
+    return 0;
+}
+
+/* By the clock on the wall: a core taken away counts, too. */
+static double compute_rate(const coterie_arena_t *memory)
+{
+    double start = bench_seconds();
+
+    for (size_t at = 0; at < COMPUTE; at += COMPUTE / 4)
+        limits_read(memory->data + at, COMPUTE / 4);
+    return COMPUTE * 1e-9 / (bench_seconds() - start);
 }
 
 static void bench_close(bench_t *b)

@@ -1,8 +1,11 @@
 #include "config.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <liburing.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -75,6 +78,33 @@ double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
     start = bench_seconds() - start;
     munmap((void *)data, file_size);
     return start;
+}
+
+/* The seventh field of fio's terse line is KiB per second. */
+double storage_raw_fio(const char *path, uint64_t size, size_t block,
+                       unsigned depth)
+{
+    char command[8192], line[4096] = "";
+    FILE *pipe;
+    const char *at = line;
+
+    snprintf(command, sizeof(command),
+             "fio --name=storage --filename='%s' --readonly --direct=1 "
+             "--ioengine=io_uring --fixedbufs=1 --registerfiles=1 "
+             "--rw=randread --norandommap --bs=%zu --iodepth=%u "
+             "--io_size=%" PRIu64 " --minimal 2>/dev/null",
+             path, block, depth, size);
+    pipe = popen(command, "r");
+    if (pipe == NULL)
+        return 0;
+    while (fgets(line, sizeof(line), pipe) != NULL && line[0] != '3')
+        ;
+    pclose(pipe);
+    for (int field = 0; field < 6 && at != NULL; field++) {
+        at = strchr(at, ';');
+        at = at != NULL ? at + 1 : NULL;
+    }
+    return at != NULL ? strtod(at, NULL) * 1024 * 1e-9 : 0;
 }
 
 uint64_t storage_raw_place(uint64_t file_size, size_t block)

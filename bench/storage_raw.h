@@ -20,6 +20,11 @@ double storage_raw_ring(const char *path, uint64_t file_size, uint64_t size,
 double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
                           uint64_t size);
 
+/* GB/s that fio reads at with io_uring, registered buffers and files; 0 if
+ * there is no fio. */
+double storage_raw_fio(const char *path, uint64_t size, size_t block,
+                       unsigned depth);
+
 /* A block of the file, at a multiple of 4096. */
 uint64_t storage_raw_place(uint64_t file_size, size_t block);
 

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef HAVE_XXH3_64BITS_DISPATCH
+#include <xxh_x86dispatch.h> /* gives XXH3_64bits another meaning */
+#else
 #include <xxhash.h>
+#endif
 
 #include "base/error.h"
 #include "experts/store.h"

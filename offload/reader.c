@@ -14,9 +14,12 @@
 #include "offload/reader.h"
 #include "offload/reader_open.h"
 
+/* What somebody waits for comes in larger pieces, which cost less; guesses in
+ * small ones, so that a demand is never far from its turn. */
 enum {
-    DEPTH = COTERIE_READER_FLIGHT / COTERIE_STORE_CHUNK,
-    CHUNKS = DEPTH + 1, /* one is verified while DEPTH are under way */
+    PIECE = 2 * COTERIE_STORE_CHUNK,
+    DEPTH = 16,         /* pieces under way, if they are small */
+    PIECES = 2 * DEPTH, /* as many wait for being verified */
     TRIES_MOST = 3
 };
 
@@ -35,25 +38,34 @@ struct coterie_reader {
     bool dead;    /* and there is no other */
     bool closing;
     queue_t queues[COTERIE_URGENCY_COUNT];
-    coterie_chunk_t chunks[CHUNKS];
-    coterie_chunk_t *spare, *again; /* lists: unused, and to be tried again */
+    coterie_piece_t pieces[PIECES];
+    coterie_piece_t *spare, *again; /* lists: unused, and to be tried again */
     uint32_t under_way;
+    size_t flight, flight_guesses; /* bytes of these, and those on guesses */
     uint64_t bytes, retries;
+    coterie_piece_t *landed; /* the thread's: to be verified, in that order */
 };
 
+static void wake(coterie_reader_t *reader);
 static void *reader_main(void *arg);
 static bool fill(coterie_reader_t *reader);
-static void submit(coterie_reader_t *reader, coterie_chunk_t *chunk);
-static coterie_chunk_t *chunk_pick(coterie_reader_t *reader);
-static coterie_chunk_t *chunk_cut(coterie_reader_t *reader);
+static void submit(coterie_reader_t *reader, coterie_piece_t *piece);
+static coterie_piece_t *piece_pick(coterie_reader_t *reader);
+static coterie_piece_t *piece_cut(coterie_reader_t *reader);
+static coterie_read_t *read_next(const coterie_reader_t *reader,
+                                 size_t *size_p);
+static size_t piece_size(const coterie_read_t *read, size_t most);
 static void replace_io(coterie_reader_t *reader);
-static void chunk_landed(coterie_reader_t *reader, coterie_chunk_t *chunk);
-static bool chunk_good(const coterie_chunk_t *chunk);
-static void chunk_settle(coterie_reader_t *reader, coterie_chunk_t *chunk,
-                         bool good);
-static void read_fail(coterie_reader_t *reader, coterie_read_t *read,
-                      const coterie_chunk_t *chunk);
-static void chunk_release(coterie_reader_t *reader, coterie_chunk_t *chunk);
+static void flight_change(coterie_reader_t *reader,
+                          const coterie_piece_t *piece, bool begins);
+static void piece_landed(coterie_reader_t *reader, coterie_piece_t *piece);
+static void piece_verify(coterie_reader_t *reader);
+static bool piece_good(const coterie_piece_t *piece, uint32_t *bad_p);
+static void piece_settle(coterie_reader_t *reader, coterie_piece_t *piece,
+                         bool good, uint32_t bad);
+static void read_fail(coterie_reader_t *reader, const coterie_piece_t *piece,
+                      uint32_t bad);
+static void piece_release(coterie_reader_t *reader, coterie_piece_t *piece);
 static void queue_add(coterie_reader_t *reader, coterie_read_t *read);
 static void queue_remove(coterie_reader_t *reader, coterie_read_t *read);
 
@@ -70,8 +82,8 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
                                          .arena = options->arena,
                                          .record_size = options->record_size,
                                          .depth = DEPTH};
-    for (size_t i = 0; i < CHUNKS; i++)
-        chunk_release(reader, &reader->chunks[i]);
+    for (size_t i = 0; i < PIECES; i++)
+        piece_release(reader, &reader->pieces[i]);
     pthread_mutex_init(&reader->mutex, NULL);
     status = coterie_reader_file_open(options->file, &reader->setup.descriptor,
                                       &reader->direct);
@@ -108,7 +120,7 @@ void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
     read->dropped = false;
     read->status = COTERIE_OK;
     queue_add(reader, read);
-    reader->io->ops->wake(reader->io);
+    wake(reader);
     pthread_mutex_unlock(&reader->mutex);
 }
 
@@ -123,7 +135,7 @@ void coterie_reader_promote(coterie_reader_t *reader, coterie_read_t *read)
         if (read->chunk_next < read->chunk_count &&
             read->status == COTERIE_OK)
             queue_add(reader, read);
-        reader->io->ops->wake(reader->io);
+        wake(reader);
     }
     pthread_mutex_unlock(&reader->mutex);
 }
@@ -199,15 +211,28 @@ void coterie_reader_destroy(coterie_reader_t *reader)
     free(reader);
 }
 
+/* The reader's own thread, in a call of done, looks for itself before it waits
+ * again. */
+static void wake(coterie_reader_t *reader)
+{
+    if (!pthread_equal(pthread_self(), reader->thread))
+        reader->io->ops->wake(reader->io);
+}
+
+/* Whatever has arrived is replaced by what is next before any of it is
+ * verified, so that the drive is never idle for that. */
 static void *reader_main(void *arg)
 {
     coterie_reader_t *reader = arg;
 
     while (fill(reader)) {
-        coterie_chunk_t *chunk = reader->io->ops->wait(reader->io);
+        coterie_piece_t *piece =
+            reader->io->ops->wait(reader->io, reader->landed == NULL);
 
-        if (chunk != NULL)
-            chunk_landed(reader, chunk);
+        if (piece != NULL)
+            piece_landed(reader, piece);
+        else if (reader->landed != NULL)
+            piece_verify(reader);
     }
     return NULL;
 }
@@ -215,83 +240,108 @@ static void *reader_main(void *arg)
 /* False when the reader closes and nothing is under way any more. */
 static bool fill(coterie_reader_t *reader)
 {
-    coterie_chunk_t *chunk;
+    coterie_piece_t *piece;
     bool more;
 
-    while ((chunk = chunk_pick(reader)) != NULL)
-        submit(reader, chunk);
+    while ((piece = piece_pick(reader)) != NULL)
+        submit(reader, piece);
     pthread_mutex_lock(&reader->mutex);
     more = !reader->closing || reader->under_way > 0;
     pthread_mutex_unlock(&reader->mutex);
     return more;
 }
 
-static void submit(coterie_reader_t *reader, coterie_chunk_t *chunk)
+static void submit(coterie_reader_t *reader, coterie_piece_t *piece)
 {
-    if (!reader->dead && reader->io->ops->submit(reader->io, chunk))
+    if (!reader->dead && reader->io->ops->submit(reader->io, piece))
         return;
     pthread_mutex_lock(&reader->mutex);
-    reader->under_way--;
+    flight_change(reader, piece, false);
     if (!reader->dead) {
         reader->refused = true;
-        chunk->next = reader->again;
-        reader->again = chunk;
+        piece->next = reader->again;
+        reader->again = piece;
         replace_io(reader);
     }
     pthread_mutex_unlock(&reader->mutex);
     if (reader->dead) {
-        chunk->result = -EIO;
-        chunk->tries = TRIES_MOST;
-        chunk_settle(reader, chunk, false);
+        piece->result = -EIO;
+        piece->tries = TRIES_MOST;
+        piece_settle(reader, piece, false, 0);
     }
 }
 
 /* What failed goes first: it is the oldest. */
-static coterie_chunk_t *chunk_pick(coterie_reader_t *reader)
+static coterie_piece_t *piece_pick(coterie_reader_t *reader)
 {
-    coterie_chunk_t *chunk = NULL;
+    coterie_piece_t *piece = NULL;
 
     pthread_mutex_lock(&reader->mutex);
     if (!reader->refused && !reader->closing && reader->under_way < DEPTH) {
-        chunk = reader->again;
-        if (chunk != NULL)
-            reader->again = chunk->next;
+        piece = reader->again;
+        if (piece != NULL)
+            reader->again = piece->next;
         else
-            chunk = chunk_cut(reader);
+            piece = piece_cut(reader);
     }
-    if (chunk != NULL) {
-        chunk->tries++;
-        reader->under_way++;
+    if (piece != NULL) {
+        piece->tries++;
+        flight_change(reader, piece, true);
     }
     pthread_mutex_unlock(&reader->mutex);
-    return chunk;
+    return piece;
 }
 
-/* The next chunk of the most urgent read; NULL if none is queued. */
-static coterie_chunk_t *chunk_cut(coterie_reader_t *reader)
+/* The next piece of the most urgent read; NULL if none may go out now. */
+static coterie_piece_t *piece_cut(coterie_reader_t *reader)
 {
-    coterie_read_t *read = reader->queues[COTERIE_URGENCY_DEMAND].first;
-    coterie_chunk_t *chunk = reader->spare;
+    size_t size;
+    coterie_read_t *read = read_next(reader, &size);
+    coterie_piece_t *piece = reader->spare;
     uint64_t at;
 
-    if (read == NULL)
-        read = reader->queues[COTERIE_URGENCY_GUESS].first;
-    if (read == NULL)
+    if (read == NULL || piece == NULL)
         return NULL;
-    assert(chunk != NULL && read->chunk_next < read->chunk_count);
-    reader->spare = chunk->next;
+    assert(read->chunk_next < read->chunk_count);
+    reader->spare = piece->next;
     at = (uint64_t)read->chunk_next * COTERIE_STORE_CHUNK;
-    chunk->read = read;
-    chunk->offset = read->offset + at;
-    chunk->data = (unsigned char *)read->data + at;
-    chunk->size = read->size - at < COTERIE_STORE_CHUNK
-                      ? (uint32_t)(read->size - at)
-                      : COTERIE_STORE_CHUNK;
-    chunk->tries = 0;
+    *piece = (coterie_piece_t){.read = read,
+                               .offset = read->offset + at,
+                               .data = (unsigned char *)read->data + at,
+                               .size = (uint32_t)size,
+                               .guess =
+                                   read->urgency == COTERIE_URGENCY_GUESS};
     read->under_way++;
-    if (++read->chunk_next == read->chunk_count)
+    read->chunk_next += (uint32_t)coterie_store_chunks(size);
+    if (read->chunk_next == read->chunk_count)
         queue_remove(reader, read);
-    return chunk;
+    return piece;
+}
+
+/* Guesses wait until no demand is under way. Nothing is cut smaller to fit in,
+ * or large pieces would never come about. */
+static coterie_read_t *read_next(const coterie_reader_t *reader,
+                                 size_t *size_p)
+{
+    coterie_read_t *read = reader->queues[COTERIE_URGENCY_DEMAND].first;
+
+    if (read != NULL) {
+        *size_p = piece_size(read, PIECE);
+        return reader->flight + *size_p <= COTERIE_READER_DEMANDS ? read
+                                                                  : NULL;
+    }
+    read = reader->queues[COTERIE_URGENCY_GUESS].first;
+    if (read == NULL || reader->flight > reader->flight_guesses)
+        return NULL;
+    *size_p = piece_size(read, COTERIE_STORE_CHUNK);
+    return reader->flight + *size_p <= COTERIE_READER_GUESSES ? read : NULL;
+}
+
+static size_t piece_size(const coterie_read_t *read, size_t most)
+{
+    uint64_t at = (uint64_t)read->chunk_next * COTERIE_STORE_CHUNK;
+
+    return read->size - at < most ? (size_t)(read->size - at) : most;
 }
 
 /* Once the backend that refused has given back everything it had. */
@@ -312,51 +362,89 @@ static void replace_io(coterie_reader_t *reader)
     reader->refused = false;
 }
 
-/* The next chunk goes out before this one is verified: the drive is never idle
- * for that. */
-static void chunk_landed(coterie_reader_t *reader, coterie_chunk_t *chunk)
+static void flight_change(coterie_reader_t *reader,
+                          const coterie_piece_t *piece, bool begins)
 {
-    bool good;
+    size_t change = begins ? piece->size : -(size_t)piece->size;
 
+    reader->under_way += begins ? 1 : -1u;
+    reader->flight += change;
+    if (piece->guess)
+        reader->flight_guesses += change;
+}
+
+/* Demands are verified before guesses. */
+static void piece_landed(coterie_reader_t *reader, coterie_piece_t *piece)
+{
+    coterie_piece_t **place = &reader->landed;
+
+    while (*place != NULL && (piece->guess || !(*place)->guess))
+        place = &(*place)->next;
+    piece->next = *place;
+    *place = piece;
     pthread_mutex_lock(&reader->mutex);
-    reader->under_way--;
+    flight_change(reader, piece, false);
     replace_io(reader);
     pthread_mutex_unlock(&reader->mutex);
-    fill(reader);
-    good = chunk_good(chunk);
-    chunk_settle(reader, chunk, good);
 }
 
-static bool chunk_good(const coterie_chunk_t *chunk)
+static void piece_verify(coterie_reader_t *reader)
 {
-    const coterie_read_t *read = chunk->read;
-    uint64_t ordinal = (chunk->offset - read->offset) / COTERIE_STORE_CHUNK;
+    coterie_piece_t *piece = reader->landed;
+    uint32_t bad = 0;
+    bool good;
 
-    return chunk->result == chunk->size &&
-           coterie_store_hash(chunk->data, chunk->size) ==
-               read->hashes[ordinal];
+    reader->landed = piece->next;
+    good = piece_good(piece, &bad);
+    piece_settle(reader, piece, good, bad);
 }
 
-static void chunk_settle(coterie_reader_t *reader, coterie_chunk_t *chunk,
-                         bool good)
+/* @param bad_p  the first of its chunks that is not what it should be */
+static bool piece_good(const coterie_piece_t *piece, uint32_t *bad_p)
 {
-    coterie_read_t *read = chunk->read;
+    const coterie_read_t *read = piece->read;
+    const uint64_t *hashes;
+
+    *bad_p = 0;
+    if (piece->result != piece->size)
+        return false;
+    if (read->hashes == NULL)
+        return true;
+    hashes = read->hashes +
+             (piece->offset - read->offset) / COTERIE_STORE_CHUNK;
+    for (size_t at = 0; at < piece->size; at += COTERIE_STORE_CHUNK) {
+        size_t left = piece->size - at;
+
+        *bad_p = (uint32_t)(at / COTERIE_STORE_CHUNK);
+        if (coterie_store_hash((const char *)piece->data + at,
+                               left < COTERIE_STORE_CHUNK
+                                   ? left
+                                   : COTERIE_STORE_CHUNK) != hashes[*bad_p])
+            return false;
+    }
+    return true;
+}
+
+static void piece_settle(coterie_reader_t *reader, coterie_piece_t *piece,
+                         bool good, uint32_t bad)
+{
+    coterie_read_t *read = piece->read;
     bool finished;
 
     pthread_mutex_lock(&reader->mutex);
-    reader->bytes += chunk->size;
-    read->bytes += chunk->size;
+    reader->bytes += piece->size;
+    read->bytes += piece->size;
     if (!good && !read->dropped && read->status == COTERIE_OK) {
-        if (chunk->tries < TRIES_MOST) {
+        if (piece->tries < TRIES_MOST) {
             reader->retries++;
-            chunk->next = reader->again;
-            reader->again = chunk;
+            piece->next = reader->again;
+            reader->again = piece;
             pthread_mutex_unlock(&reader->mutex);
             return;
         }
-        read_fail(reader, read, chunk);
+        read_fail(reader, piece, bad);
     }
-    chunk_release(reader, chunk);
+    piece_release(reader, piece);
     finished = --read->under_way == 0 && !read->queued;
     if (finished && read->dropped && read->status == COTERIE_OK)
         read->status = COTERIE_ERR_INTERRUPTED;
@@ -365,22 +453,24 @@ static void chunk_settle(coterie_reader_t *reader, coterie_chunk_t *chunk,
         reader->options.done(reader->options.arg, read);
 }
 
-static void read_fail(coterie_reader_t *reader, coterie_read_t *read,
-                      const coterie_chunk_t *chunk)
+static void read_fail(coterie_reader_t *reader, const coterie_piece_t *piece,
+                      uint32_t bad)
 {
-    read->status = chunk->result == chunk->size ? COTERIE_ERR_CORRUPT
+    coterie_read_t *read = piece->read;
+
+    read->status = piece->result == piece->size ? COTERIE_ERR_CORRUPT
                                                 : COTERIE_ERR_IO;
-    read->bad_result = chunk->result;
+    read->bad_result = piece->result;
     read->bad_chunk =
-        (uint32_t)((chunk->offset - read->offset) / COTERIE_STORE_CHUNK);
+        (uint32_t)((piece->offset - read->offset) / COTERIE_STORE_CHUNK) + bad;
     if (read->queued)
         queue_remove(reader, read);
 }
 
-static void chunk_release(coterie_reader_t *reader, coterie_chunk_t *chunk)
+static void piece_release(coterie_reader_t *reader, coterie_piece_t *piece)
 {
-    chunk->next = reader->spare;
-    reader->spare = chunk;
+    piece->next = reader->spare;
+    reader->spare = piece;
 }
 
 static void queue_add(coterie_reader_t *reader, coterie_read_t *read)

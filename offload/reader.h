@@ -1,14 +1,21 @@
 #ifndef COTERIE_OFFLOAD_READER_H
 #define COTERIE_OFFLOAD_READER_H
-/* Reads records of an expert store into an arena: cut into chunks of which few
+/* Reads records of an expert store into an arena: cut into pieces of which few
  * are under way at a time, so that a read that somebody waits for never waits
  * long behind those that somebody guessed. One thread of the reader's own
- * submits chunks, verifies checksums and tries again what went wrong. */
+ * submits pieces, verifies checksums and tries again what went wrong. */
 #include "experts/datafile.h"
 #include "offload/reader_io.h"
 
-/* Bytes under way at most: enough to saturate a drive; more is only latency. */
-enum { COTERIE_READER_FLIGHT = 4 << 20 };
+/* Bytes under way at most. What is under way on guesses is latency for the
+ * demand that comes next, on a drive that answers all it has at once even twice
+ * as much: with these, a demand of a chunk is done when at most 4 MiB are.
+ * Demands take turns as they come, so among them depth costs nothing, and wins
+ * where a drive answers several requests at a time. */
+enum {
+    COTERIE_READER_DEMANDS = 16 << 20,
+    COTERIE_READER_GUESSES = 2 << 20
+};
 
 typedef enum coterie_urgency {
     COTERIE_URGENCY_DEMAND, /* somebody waits */
@@ -21,13 +28,14 @@ typedef enum coterie_urgency {
 typedef struct coterie_read {
     uint32_t layer, expert; /* its name */
     uint64_t offset, size;
-    const uint64_t *hashes; /* of its chunks, of COTERIE_STORE_CHUNK bytes */
+    const uint64_t *hashes; /* of its chunks, of COTERIE_STORE_CHUNK bytes;
+                             * NULL: there are none to verify */
     void *data;
 
     struct coterie_read *previous, *next; /* in a queue, while chunks remain */
     coterie_urgency_t urgency;
     uint32_t chunk_next, chunk_count;
-    uint32_t under_way;
+    uint32_t under_way; /* pieces, until they are verified */
     uint64_t bytes; /* that came so far, again if tried again */
     bool queued, dropped;
     coterie_status_t status; /* and for a failure, where and why: */

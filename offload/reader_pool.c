@@ -8,14 +8,17 @@
 #include "base/error.h"
 #include "offload/reader_io.h"
 
-/* Threads that each read one chunk at a time. */
+/* More of them would only be in one another's way. */
+enum { THREADS_MOST = 8 };
+
+/* Threads that each read one piece at a time. */
 typedef struct pool {
     coterie_io_t base;
     int descriptor;
     pthread_mutex_t mutex;
     pthread_cond_t waiting_changed, done_changed;
-    coterie_chunk_t *waiting, **waiting_end; /* in order */
-    coterie_chunk_t *done;
+    coterie_piece_t *waiting, **waiting_end; /* in order */
+    coterie_piece_t *done;
     bool woken, closing;
     uint32_t thread_count;
     pthread_t threads[];
@@ -23,8 +26,8 @@ typedef struct pool {
 
 static coterie_status_t pool_open(const coterie_io_setup_t *setup,
                                   coterie_io_t **io_p);
-static bool pool_submit(coterie_io_t *io, coterie_chunk_t *chunk);
-static coterie_chunk_t *pool_wait(coterie_io_t *io);
+static bool pool_submit(coterie_io_t *io, coterie_piece_t *piece);
+static coterie_piece_t *pool_wait(coterie_io_t *io, bool block);
 static void pool_wake(coterie_io_t *io);
 static void pool_close(coterie_io_t *io);
 
@@ -32,13 +35,14 @@ const coterie_io_ops_t coterie_io_pool = {"threads",  pool_open, pool_submit,
                                           pool_wait, pool_wake, pool_close};
 
 static void *pool_main(void *arg);
-static coterie_chunk_t *todo_take(pool_t *pool);
-static int64_t chunk_read(int descriptor, const coterie_chunk_t *chunk);
+static coterie_piece_t *todo_take(pool_t *pool);
+static int64_t piece_read(int descriptor, const coterie_piece_t *piece);
 
 static coterie_status_t pool_open(const coterie_io_setup_t *setup,
                                   coterie_io_t **io_p)
 {
-    size_t size = sizeof(pool_t) + setup->depth * sizeof(pthread_t);
+    uint32_t most = setup->depth < THREADS_MOST ? setup->depth : THREADS_MOST;
+    size_t size = sizeof(pool_t) + most * sizeof(pthread_t);
     pool_t *pool = calloc(1, size);
 
     if (pool == NULL)
@@ -49,7 +53,7 @@ static coterie_status_t pool_open(const coterie_io_setup_t *setup,
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->waiting_changed, NULL);
     pthread_cond_init(&pool->done_changed, NULL);
-    while (pool->thread_count < setup->depth &&
+    while (pool->thread_count < most &&
            pthread_create(&pool->threads[pool->thread_count], NULL, pool_main,
                           pool) == 0)
         pool->thread_count++;
@@ -62,34 +66,34 @@ static coterie_status_t pool_open(const coterie_io_setup_t *setup,
     return COTERIE_OK;
 }
 
-static bool pool_submit(coterie_io_t *io, coterie_chunk_t *chunk)
+static bool pool_submit(coterie_io_t *io, coterie_piece_t *piece)
 {
     pool_t *pool = (pool_t *)io;
 
     pthread_mutex_lock(&pool->mutex);
-    chunk->next = NULL;
-    *pool->waiting_end = chunk;
-    pool->waiting_end = &chunk->next;
+    piece->next = NULL;
+    *pool->waiting_end = piece;
+    pool->waiting_end = &piece->next;
     pthread_cond_signal(&pool->waiting_changed);
     pthread_mutex_unlock(&pool->mutex);
     return true;
 }
 
-static coterie_chunk_t *pool_wait(coterie_io_t *io)
+static coterie_piece_t *pool_wait(coterie_io_t *io, bool block)
 {
     pool_t *pool = (pool_t *)io;
-    coterie_chunk_t *chunk;
+    coterie_piece_t *piece;
 
     pthread_mutex_lock(&pool->mutex);
-    while (pool->done == NULL && !pool->woken)
+    while (block && pool->done == NULL && !pool->woken)
         pthread_cond_wait(&pool->done_changed, &pool->mutex);
-    chunk = pool->done;
-    if (chunk != NULL)
-        pool->done = chunk->next;
-    else
+    piece = pool->done;
+    if (piece != NULL)
+        pool->done = piece->next;
+    else if (block)
         pool->woken = false;
     pthread_mutex_unlock(&pool->mutex);
-    return chunk;
+    return piece;
 }
 
 static void pool_wake(coterie_io_t *io)
@@ -121,13 +125,13 @@ static void pool_close(coterie_io_t *io)
 static void *pool_main(void *arg)
 {
     pool_t *pool = arg;
-    coterie_chunk_t *chunk;
+    coterie_piece_t *piece;
 
-    while ((chunk = todo_take(pool)) != NULL) {
-        chunk->result = chunk_read(pool->descriptor, chunk);
+    while ((piece = todo_take(pool)) != NULL) {
+        piece->result = piece_read(pool->descriptor, piece);
         pthread_mutex_lock(&pool->mutex);
-        chunk->next = pool->done;
-        pool->done = chunk;
+        piece->next = pool->done;
+        pool->done = piece;
         pthread_cond_signal(&pool->done_changed);
         pthread_mutex_unlock(&pool->mutex);
     }
@@ -135,30 +139,30 @@ static void *pool_main(void *arg)
 }
 
 /* NULL when the pool closes. */
-static coterie_chunk_t *todo_take(pool_t *pool)
+static coterie_piece_t *todo_take(pool_t *pool)
 {
-    coterie_chunk_t *chunk;
+    coterie_piece_t *piece;
 
     pthread_mutex_lock(&pool->mutex);
     while (pool->waiting == NULL && !pool->closing)
         pthread_cond_wait(&pool->waiting_changed, &pool->mutex);
-    chunk = pool->waiting;
-    if (chunk != NULL) {
-        pool->waiting = chunk->next;
+    piece = pool->waiting;
+    if (piece != NULL) {
+        pool->waiting = piece->next;
         if (pool->waiting == NULL)
             pool->waiting_end = &pool->waiting;
     }
     pthread_mutex_unlock(&pool->mutex);
-    return chunk;
+    return piece;
 }
 
-static int64_t chunk_read(int descriptor, const coterie_chunk_t *chunk)
+static int64_t piece_read(int descriptor, const coterie_piece_t *piece)
 {
     ssize_t got;
 
     do
-        got = pread(descriptor, chunk->data, chunk->size,
-                    (off_t)chunk->offset);
+        got = pread(descriptor, piece->data, piece->size,
+                    (off_t)piece->offset);
     while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : got;
 }

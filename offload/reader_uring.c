@@ -21,14 +21,14 @@ typedef struct ring {
     struct io_uring uring;
     int event; /* both completions and wakes signal it */
     const unsigned char *arena;
-    size_t piece; /* bytes of one registered buffer; 0: none are */
+    size_t buffer; /* bytes of one registered buffer; 0: none are */
     bool woken;
 } ring_t;
 
 static coterie_status_t ring_open(const coterie_io_setup_t *setup,
                                   coterie_io_t **io_p);
-static bool ring_submit(coterie_io_t *io, coterie_chunk_t *chunk);
-static coterie_chunk_t *ring_wait(coterie_io_t *io);
+static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece);
+static coterie_piece_t *ring_wait(coterie_io_t *io, bool block);
 static void ring_wake(coterie_io_t *io);
 static void ring_close(coterie_io_t *io);
 
@@ -66,22 +66,22 @@ static coterie_status_t ring_open(const coterie_io_setup_t *setup,
     return COTERIE_OK;
 }
 
-static bool ring_submit(coterie_io_t *io, coterie_chunk_t *chunk)
+static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece)
 {
     ring_t *ring = (ring_t *)io;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
-    size_t at = (size_t)((unsigned char *)chunk->data - ring->arena);
+    size_t at = (size_t)((unsigned char *)piece->data - ring->arena);
     int taken;
 
     if (sqe == NULL)
         return false;
-    if (ring->piece > 0)
-        io_uring_prep_read_fixed(sqe, 0, chunk->data, chunk->size,
-                                 chunk->offset, (int)(at / ring->piece));
+    if (ring->buffer > 0)
+        io_uring_prep_read_fixed(sqe, 0, piece->data, piece->size,
+                                 piece->offset, (int)(at / ring->buffer));
     else
-        io_uring_prep_read(sqe, 0, chunk->data, chunk->size, chunk->offset);
+        io_uring_prep_read(sqe, 0, piece->data, piece->size, piece->offset);
     io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-    io_uring_sqe_set_data(sqe, chunk);
+    io_uring_sqe_set_data(sqe, piece);
     do
         taken = io_uring_submit(&ring->uring);
     while (taken == -EINTR);
@@ -91,21 +91,23 @@ static bool ring_submit(coterie_io_t *io, coterie_chunk_t *chunk)
 /* Not io_uring_wait_cqe: completions are seen in shared memory and signalled
  * by the eventfd, so that they still come in if the kernel should refuse any
  * further call. */
-static coterie_chunk_t *ring_wait(coterie_io_t *io)
+static coterie_piece_t *ring_wait(coterie_io_t *io, bool block)
 {
     ring_t *ring = (ring_t *)io;
     struct io_uring_cqe *cqe;
     uint64_t signals;
 
     while (io_uring_peek_cqe(&ring->uring, &cqe) != 0) {
+        if (!block)
+            return NULL;
         if (__atomic_exchange_n(&ring->woken, false, __ATOMIC_ACQUIRE))
             return NULL;
         (void)!read(ring->event, &signals, sizeof(signals));
     }
-    coterie_chunk_t *chunk = io_uring_cqe_get_data(cqe);
-    chunk->result = cqe->res;
+    coterie_piece_t *piece = io_uring_cqe_get_data(cqe);
+    piece->result = cqe->res;
     io_uring_cqe_seen(&ring->uring, cqe);
-    return chunk;
+    return piece;
 }
 
 static void ring_wake(coterie_io_t *io)
@@ -162,6 +164,6 @@ static void buffers_register(ring_t *ring, const coterie_io_setup_t *setup)
                                    left < piece ? left : piece};
     }
     if (io_uring_register_buffers(&ring->uring, pieces, (unsigned)count) == 0)
-        ring->piece = piece;
+        ring->buffer = piece;
     free(pieces);
 }

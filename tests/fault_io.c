@@ -14,7 +14,7 @@ static struct {
     int descriptor;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    coterie_chunk_t *done, **done_end;
+    coterie_piece_t *done, **done_end;
     fault_kind_t kind;
     uint32_t first, count;
     uint32_t submitted, allowed;
@@ -26,15 +26,15 @@ static struct {
 
 static coterie_status_t fault_open(const coterie_io_setup_t *setup,
                                    coterie_io_t **io_p);
-static bool fault_submit(coterie_io_t *base, coterie_chunk_t *chunk);
-static coterie_chunk_t *fault_wait(coterie_io_t *base);
+static bool fault_submit(coterie_io_t *base, coterie_piece_t *piece);
+static coterie_piece_t *fault_wait(coterie_io_t *base, bool block);
 static void fault_wake(coterie_io_t *base);
 static void fault_close(coterie_io_t *base);
 
 const coterie_io_ops_t fault_io = {"faulty",   fault_open, fault_submit,
                                    fault_wait, fault_wake, fault_close};
 
-static void chunk_read(coterie_chunk_t *chunk, fault_kind_t kind);
+static void piece_read(coterie_piece_t *piece, fault_kind_t kind);
 
 void fault_plan(fault_kind_t kind, uint32_t first, uint32_t count)
 {
@@ -91,7 +91,7 @@ static coterie_status_t fault_open(const coterie_io_setup_t *setup,
     return COTERIE_OK;
 }
 
-static bool fault_submit(coterie_io_t *base, coterie_chunk_t *chunk)
+static bool fault_submit(coterie_io_t *base, coterie_piece_t *piece)
 {
     uint32_t ordinal = fault_submitted();
     bool hit = ordinal >= io.first && ordinal - io.first < io.count;
@@ -99,37 +99,37 @@ static bool fault_submit(coterie_io_t *base, coterie_chunk_t *chunk)
     (void)base;
     if (hit && io.kind == FAULT_REFUSED)
         return false;
-    chunk_read(chunk, hit ? io.kind : FAULT_NONE);
+    piece_read(piece, hit ? io.kind : FAULT_NONE);
     pthread_mutex_lock(&io.mutex);
-    io.log[io.submitted++ % FAULT_LOG] = chunk->offset;
-    chunk->next = NULL;
-    *io.done_end = chunk;
-    io.done_end = &chunk->next;
+    io.log[io.submitted++ % FAULT_LOG] = piece->offset;
+    piece->next = NULL;
+    *io.done_end = piece;
+    io.done_end = &piece->next;
     pthread_cond_broadcast(&io.changed);
     pthread_mutex_unlock(&io.mutex);
     return true;
 }
 
-static coterie_chunk_t *fault_wait(coterie_io_t *base)
+static coterie_piece_t *fault_wait(coterie_io_t *base, bool block)
 {
-    coterie_chunk_t *chunk = NULL;
+    coterie_piece_t *piece = NULL;
 
     (void)base;
     pthread_mutex_lock(&io.mutex);
-    while ((io.done == NULL || io.allowed == 0) && !io.woken)
+    while (block && (io.done == NULL || io.allowed == 0) && !io.woken)
         pthread_cond_wait(&io.changed, &io.mutex);
     if (io.done != NULL && io.allowed > 0) {
-        chunk = io.done;
-        io.done = chunk->next;
+        piece = io.done;
+        io.done = piece->next;
         if (io.done == NULL)
             io.done_end = &io.done;
         if (io.allowed < FAULT_ALWAYS)
             io.allowed--;
-    } else {
+    } else if (block) {
         io.woken = false;
     }
     pthread_mutex_unlock(&io.mutex);
-    return chunk;
+    return piece;
 }
 
 static void fault_wake(coterie_io_t *base)
@@ -146,18 +146,18 @@ static void fault_close(coterie_io_t *base)
     (void)base;
 }
 
-static void chunk_read(coterie_chunk_t *chunk, fault_kind_t kind)
+static void piece_read(coterie_piece_t *piece, fault_kind_t kind)
 {
     const struct timespec slow = {0, SLOW_NS};
 
-    chunk->result = pread(io.descriptor, chunk->data, chunk->size,
-                          (off_t)chunk->offset);
+    piece->result = pread(io.descriptor, piece->data, piece->size,
+                          (off_t)piece->offset);
     if (kind == FAULT_SHORT)
-        chunk->result /= 2;
+        piece->result /= 2;
     else if (kind == FAULT_EIO)
-        chunk->result = -EIO;
+        piece->result = -EIO;
     else if (kind == FAULT_WRONG)
-        ((unsigned char *)chunk->data)[chunk->size / 3] ^= 4;
+        ((unsigned char *)piece->data)[piece->size / 3] ^= 4;
     else if (kind == FAULT_SLOW)
         nanosleep(&slow, NULL);
 }

@@ -10,7 +10,7 @@ typedef enum fault_kind {
     FAULT_EIO,
     FAULT_WRONG,  /* one bit is flipped */
     FAULT_SLOW,   /* takes a hundred times as long */
-    FAULT_REFUSED /* takes no more chunks */
+    FAULT_REFUSED /* takes no more pieces */
 } fault_kind_t;
 
 enum { FAULT_LOG = 64, FAULT_ALWAYS = 1 << 30 };
@@ -18,11 +18,11 @@ enum { FAULT_LOG = 64, FAULT_ALWAYS = 1 << 30 };
 /* Chunks first .. first + count - 1, as submitted, suffer it. */
 void fault_plan(fault_kind_t kind, uint32_t first, uint32_t count);
 
-/* From now on chunks only arrive when let: count more of them. */
+/* From now on pieces only arrive when let: count more of them. */
 void fault_hold(void);
 void fault_let(uint32_t count);
 
-/* Waits until count chunks were submitted. */
+/* Waits until count pieces were submitted. */
 void fault_await(uint32_t count);
 
 uint32_t fault_submitted(void);
