@@ -85,7 +85,7 @@ void coterie_plan_make(coterie_tiers_t *tiers,
 /* A few at a time: what is learned meanwhile may change the order. */
 void coterie_plan_go_on(coterie_tiers_t *tiers)
 {
-    uint64_t few = 2 * COTERIE_READER_FLIGHT / tiers->format.record_size;
+    uint64_t few = 4 * COTERIE_READER_GUESSES / tiers->format.record_size;
     double cost = guess_cost(tiers);
 
     while (tiers->plan_next < tiers->plan_count &&
