@@ -18,7 +18,8 @@
  * small ones, so that a demand is never far from its turn. */
 enum {
     PIECE = 2 * COTERIE_STORE_CHUNK,
-    DEPTH = 16,         /* pieces under way, if they are small */
+    DEPTH = 16,         /* pieces under way, if they are small, */
+    GUESSES = 4,        /* and those on guesses */
     PIECES = 2 * DEPTH, /* as many wait for being verified */
     TRIES_MOST = 3
 };
@@ -331,7 +332,8 @@ static coterie_read_t *read_next(const coterie_reader_t *reader,
                                                                   : NULL;
     }
     read = reader->queues[COTERIE_URGENCY_GUESS].first;
-    if (read == NULL || reader->flight > reader->flight_guesses)
+    if (read == NULL || reader->flight > reader->flight_guesses ||
+        reader->under_way >= GUESSES)
         return NULL;
     *size_p = piece_size(read, COTERIE_STORE_CHUNK);
     return reader->flight + *size_p <= COTERIE_READER_GUESSES ? read : NULL;
