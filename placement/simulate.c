@@ -5,10 +5,19 @@
 
 #include "base/error.h"
 #include "base/options.h"
+#include "placement/meter.h"
 #include "placement/placement.h"
 #include "placement/simulate.h"
 #include "placement/wire.h"
 
+static coterie_status_t sim_open(coterie_simulation_t *sim,
+                                 const coterie_trace_t *trace,
+                                 const coterie_placement_t *placement,
+                                 const coterie_simulate_options_t *options);
+static void sim_close(coterie_simulation_t *sim);
+static void steps_run(coterie_simulation_t *sim);
+static void cost_fill(const coterie_simulation_t *sim, uint32_t phase,
+                      coterie_cost_t *cost);
 static coterie_status_t options_check(const coterie_simulation_t *sim);
 static coterie_status_t trace_check(const coterie_simulation_t *sim);
 static void shape_set(coterie_simulation_t *sim);
@@ -20,6 +29,8 @@ static int token_compare(const void *a, const void *b);
 static size_t step_length(const coterie_simulation_t *sim, size_t first);
 static void step_run(coterie_simulation_t *sim,
                      const coterie_step_token_t *tokens, size_t count);
+static void layer_run(coterie_simulation_t *sim, uint32_t layer, uint32_t mode,
+                      const coterie_step_token_t *tokens, size_t count);
 static void kv_gather(coterie_simulation_t *sim,
                       const coterie_step_token_t *tokens, size_t count);
 static bool token_continues(const coterie_simulation_t *sim,
@@ -34,35 +45,43 @@ coterie_status_t coterie_simulate(const coterie_trace_t *trace,
                                   const coterie_simulate_options_t *options,
                                   coterie_counts_t counts[2])
 {
-    coterie_simulation_t sim = {.placement = placement};
-    coterie_status_t status;
+    coterie_simulation_t sim;
+    coterie_status_t status = sim_open(&sim, trace, placement, options);
 
-    status = coterie_options_read(options, &sim.options, sizeof(sim.options),
-                                  "simulation");
-    coterie_trace_view(trace, &sim.trace);
-    if (status == COTERIE_OK)
-        status = options_check(&sim);
-    if (status == COTERIE_OK)
-        status = trace_check(&sim);
-    shape_set(&sim);
-    if (status == COTERIE_OK)
-        status = memory_allocate(&sim);
-    if (status == COTERIE_OK)
-        status = tokens_sort(&sim);
-    if (status != COTERIE_OK)
-        goto out;
-
-    for (size_t at = 0, n; at < sim.trace.token_count; at += n) {
-        n = step_length(&sim, at);
-        step_run(&sim, sim.tokens + at, n);
+    if (status == COTERIE_OK) {
+        steps_run(&sim);
+        counts_fill(&sim, &sim.tallies[0], &counts[0]);
+        counts_fill(&sim, &sim.tallies[1], &counts[1]);
     }
-    counts_fill(&sim, &sim.tallies[0], &counts[0]);
-    counts_fill(&sim, &sim.tallies[1], &counts[1]);
-out:
-    free(sim.tokens);
-    free(sim.owner);
-    free(sim.here);
-    free(sim.mark);
+    sim_close(&sim);
+    return status;
+}
+
+coterie_status_t coterie_cost_predict(
+    const coterie_trace_t *trace, const coterie_placement_t *placement,
+    const coterie_topology_t *topology,
+    const coterie_simulate_options_t *options, coterie_cost_t costs[2])
+{
+    coterie_topology_options_t has;
+    coterie_simulation_t sim;
+    coterie_status_t status = sim_open(&sim, trace, placement, options);
+
+    coterie_topology_view(topology, &has);
+    if (status == COTERIE_OK && (has.rank_count != placement->rank_count ||
+                                 has.node_count != placement->node_count))
+        status = coterie_fail(COTERIE_ERR_MISMATCH,
+                              "the placement is for %u ranks in %u nodes; the "
+                              "topology has %u in %u",
+                              placement->rank_count, placement->node_count,
+                              has.rank_count, has.node_count);
+    if (status == COTERIE_OK)
+        status = coterie_meter_create(&sim, topology, &sim.meter);
+    if (status == COTERIE_OK) {
+        steps_run(&sim);
+        for (uint32_t phase = 0; phase < 2; phase++)
+            cost_fill(&sim, phase, &costs[phase]);
+    }
+    sim_close(&sim);
     return status;
 }
 
@@ -70,6 +89,57 @@ uint64_t coterie_counts_copies(const coterie_counts_t *counts)
 {
     return counts->copies_dispatch + counts->copies_return +
            counts->copies_forward + counts->copies_fixup;
+}
+
+static coterie_status_t sim_open(coterie_simulation_t *sim,
+                                 const coterie_trace_t *trace,
+                                 const coterie_placement_t *placement,
+                                 const coterie_simulate_options_t *options)
+{
+    coterie_status_t status;
+
+    *sim = (coterie_simulation_t){.placement = placement};
+    status = coterie_options_read(options, &sim->options,
+                                  sizeof(sim->options), "simulation");
+    coterie_trace_view(trace, &sim->trace);
+    if (status == COTERIE_OK)
+        status = options_check(sim);
+    if (status == COTERIE_OK)
+        status = trace_check(sim);
+    shape_set(sim);
+    if (status == COTERIE_OK)
+        status = memory_allocate(sim);
+    if (status == COTERIE_OK)
+        status = tokens_sort(sim);
+    return status;
+}
+
+static void sim_close(coterie_simulation_t *sim)
+{
+    free(sim->tokens);
+    free(sim->owner);
+    free(sim->here);
+    free(sim->mark);
+    coterie_meter_destroy(sim->meter);
+}
+
+static void steps_run(coterie_simulation_t *sim)
+{
+    for (size_t at = 0, n; at < sim->trace.token_count; at += n) {
+        n = step_length(sim, at);
+        step_run(sim, sim->tokens + at, n);
+    }
+}
+
+/* An older caller's struct is shorter. */
+static void cost_fill(const coterie_simulation_t *sim, uint32_t phase,
+                      coterie_cost_t *cost)
+{
+    coterie_cost_t filled = {.size = cost->size};
+
+    coterie_meter_read(sim->meter, phase, &filled);
+    memcpy(cost, &filled,
+           cost->size < sizeof(filled) ? cost->size : sizeof(filled));
 }
 
 static coterie_status_t options_check(const coterie_simulation_t *sim)
@@ -238,21 +308,14 @@ static void step_run(coterie_simulation_t *sim,
 {
     bool decode = tokens[0].phase == COTERIE_PHASE_DECODE;
     uint32_t mode = decode ? sim->decode_mode : COTERIE_MODE_TWO_PHASE;
+    uint64_t kv_rows;
 
     sim->tally = &sim->tallies[tokens[0].phase];
     sim->tally->steps++;
     sim->tally->tokens += count;
-    for (uint32_t layer = 0; layer < sim->trace.layer_count; layer++) {
-        sim->generation++;
-        if (mode == COTERIE_MODE_TWO_PHASE)
-            coterie_simulate_two_phase(sim, layer, tokens, count);
-        else if (mode == COTERIE_MODE_OWNER)
-            coterie_simulate_owner(sim, layer, tokens, count);
-        else if (sim->options.group == COTERIE_GROUP_ACROSS)
-            coterie_simulate_across(sim, layer, tokens, count);
-        else
-            coterie_simulate_forward(sim, layer, tokens, count);
-    }
+    kv_rows = sim->tally->kv_rows;
+    for (uint32_t layer = 0; layer < sim->trace.layer_count; layer++)
+        layer_run(sim, layer, mode, tokens, count);
     /* After forward's last layer, all of the group has the row. */
     if (mode != COTERIE_MODE_FORWARD)
         coterie_simulation_kv(sim, sim->trace.layer_count,
@@ -262,6 +325,27 @@ static void step_run(coterie_simulation_t *sim,
             (uint16_t)coterie_simulation_home(sim, tokens[i].sequence);
     if (sim->group_size > 1)
         kv_gather(sim, tokens, count);
+    if (sim->meter != NULL)
+        coterie_meter_step(sim->meter, tokens[0].phase, count,
+                           sim->tally->kv_rows - kv_rows);
+}
+
+static void layer_run(coterie_simulation_t *sim, uint32_t layer, uint32_t mode,
+                      const coterie_step_token_t *tokens, size_t count)
+{
+    sim->generation++;
+    if (sim->meter != NULL)
+        coterie_meter_begin(sim->meter, mode);
+    if (mode == COTERIE_MODE_TWO_PHASE)
+        coterie_simulate_two_phase(sim, layer, tokens, count);
+    else if (mode == COTERIE_MODE_OWNER)
+        coterie_simulate_owner(sim, layer, tokens, count);
+    else if (sim->options.group == COTERIE_GROUP_ACROSS)
+        coterie_simulate_across(sim, layer, tokens, count);
+    else
+        coterie_simulate_forward(sim, layer, tokens, count);
+    if (sim->meter != NULL)
+        coterie_meter_end(sim->meter);
 }
 
 /* The K/V rows were counted layer by layer. Where every rank sampled, in

@@ -55,6 +55,9 @@ typedef struct coterie_step_token {
     uint32_t phase;
 } coterie_step_token_t;
 
+/* What times a simulation, where times are wanted. */
+typedef struct coterie_meter coterie_meter_t;
+
 typedef struct coterie_simulation {
     coterie_trace_view_t trace;
     const coterie_placement_t *placement;
@@ -69,6 +72,7 @@ typedef struct coterie_simulation {
     uint64_t generation;          /* one more for each step and layer */
     coterie_tally_t tallies[2];
     coterie_tally_t *tally; /* of the present step's phase */
+    coterie_meter_t *meter; /* NULL: only counts are wanted */
 } coterie_simulation_t;
 
 /* Ranks lack so many tokens' K/V that comes with an MoE layer (or, for layer
@@ -88,6 +92,15 @@ static inline uint32_t coterie_simulation_home(const coterie_simulation_t *sim,
 {
     return (uint32_t)(sequence % sim->rank_count);
 }
+
+/* The message that a kind of row shares. */
+coterie_lane_t coterie_simulation_lane(coterie_row_t row);
+
+/* A rank (COTERIE_NONE: every one) runs attention and router of a token; the
+ * route's ranks compute its experts. */
+void coterie_simulation_attend(coterie_simulation_t *sim, uint32_t rank);
+void coterie_simulation_compute(coterie_simulation_t *sim,
+                                const coterie_route_t *route);
 
 /* coterie_route for one token's experts in the trace. */
 void coterie_simulation_route(const coterie_simulation_t *sim, uint64_t token,

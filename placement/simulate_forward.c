@@ -5,6 +5,8 @@
 
 static void token_forward(coterie_simulation_t *sim, uint32_t layer,
                           uint64_t token, coterie_ranks_t *here);
+static void ranks_attend(coterie_simulation_t *sim,
+                         const coterie_ranks_t *here);
 static void sums_send(coterie_simulation_t *sim, coterie_row_t row,
                       uint32_t from, const coterie_ranks_t *to);
 static bool ranks_have(const coterie_ranks_t *ranks, uint32_t rank);
@@ -53,6 +55,8 @@ static void token_forward(coterie_simulation_t *sim, uint32_t layer,
     uint32_t carrying;
 
     coterie_simulation_route(sim, token, layer, COTERIE_NONE, &route);
+    coterie_simulation_compute(sim, &route);
+    ranks_attend(sim, here);
     carrying = carrier(&route, here);
     next_ranks(sim, layer, token, carrying, &next);
     sums_send(sim, COTERIE_ROW_FORWARD, carrying, &next);
@@ -70,6 +74,15 @@ static void token_forward(coterie_simulation_t *sim, uint32_t layer,
     if (!here->whole)
         coterie_simulation_kv(sim, layer, sim->group_size - here->count);
     *here = next;
+}
+
+static void ranks_attend(coterie_simulation_t *sim,
+                         const coterie_ranks_t *here)
+{
+    if (here->whole)
+        coterie_simulation_attend(sim, COTERIE_NONE);
+    for (uint32_t i = 0; !here->whole && i < here->count; i++)
+        coterie_simulation_attend(sim, here->rank[i]);
 }
 
 static void sums_send(coterie_simulation_t *sim, coterie_row_t row,
@@ -148,6 +161,9 @@ static void token_across(coterie_simulation_t *sim, uint32_t layer,
     coterie_route_t route;
 
     coterie_simulation_route(sim, token->token, layer, COTERIE_NONE, &route);
+    coterie_simulation_compute(sim, &route);
+    for (uint32_t n = 0; n < sim->node_count; n++)
+        coterie_simulation_attend(sim, n * sim->node_ranks + place);
     if (route.rank_count == 0) /* the residual travels all the same */
         route.rank[route.rank_count++] = (uint16_t)place;
     for (uint32_t i = 0; i < route.rank_count; i++) {

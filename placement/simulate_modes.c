@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include "placement/meter.h"
 #include "placement/placement.h"
 #include "placement/simulate.h"
 
@@ -20,6 +21,24 @@ static void exchange_count(coterie_simulation_t *sim, bool returns);
 static bool may_move(const coterie_simulation_t *sim, uint64_t sequence,
                      uint32_t rank);
 
+coterie_lane_t coterie_simulation_lane(coterie_row_t row)
+{
+    return lane_of[row];
+}
+
+void coterie_simulation_attend(coterie_simulation_t *sim, uint32_t rank)
+{
+    if (sim->meter != NULL)
+        coterie_meter_attend(sim->meter, rank);
+}
+
+void coterie_simulation_compute(coterie_simulation_t *sim,
+                                const coterie_route_t *route)
+{
+    if (sim->meter != NULL)
+        coterie_meter_compute(sim->meter, route);
+}
+
 void coterie_simulation_route(const coterie_simulation_t *sim, uint64_t token,
                               uint32_t layer, uint32_t owner,
                               coterie_route_t *route)
@@ -39,12 +58,14 @@ void coterie_simulation_send(coterie_simulation_t *sim, coterie_row_t row,
 {
     uint64_t bit = 1u << lane_of[row];
     uint64_t *used = lanes_used(sim, from, to);
+    bool first = ((*used | *lanes_used(sim, from, from)) & bit) == 0;
 
     sim->tally->rows[row]++;
     sim->tally->network += from / sim->node_ranks != to / sim->node_ranks;
-    if (((*used | *lanes_used(sim, from, from)) & bit) == 0)
-        sim->tally->messages[lane_of[row]]++;
+    sim->tally->messages[lane_of[row]] += first;
     *used |= bit;
+    if (sim->meter != NULL)
+        coterie_meter_send(sim->meter, row, from, to, first);
 }
 
 /* The pair (from, from), which no row uses, stands for all of from's pairs:
@@ -57,6 +78,8 @@ void coterie_simulation_broadcast(coterie_simulation_t *sim, coterie_row_t row,
 
     sim->tally->rows[row] += sim->rank_count - 1;
     sim->tally->network += sim->rank_count - sim->node_ranks;
+    if (sim->meter != NULL)
+        coterie_meter_broadcast(sim->meter, row, from, (*used & bit) == 0);
     if ((*used & bit) == 0)
         sim->tally->messages[lane_of[row]] += sim->rank_count - 1;
     *used |= bit;
@@ -71,6 +94,8 @@ void coterie_simulate_two_phase(coterie_simulation_t *sim, uint32_t layer,
         uint32_t home = coterie_simulation_home(sim, tokens[i].sequence);
         coterie_route_t route;
         coterie_simulation_route(sim, tokens[i].token, layer, home, &route);
+        coterie_simulation_attend(sim, home);
+        coterie_simulation_compute(sim, &route);
         for (uint32_t j = 0; j < route.rank_count; j++)
             if (route.rank[j] != home) {
                 coterie_simulation_send(sim, COTERIE_ROW_DISPATCH, home,
@@ -94,6 +119,8 @@ void coterie_simulate_owner(coterie_simulation_t *sim, uint32_t layer,
         coterie_route_t route;
         uint32_t next = *owner;
         coterie_simulation_route(sim, tokens[i].token, layer, *owner, &route);
+        coterie_simulation_attend(sim, *owner);
+        coterie_simulation_compute(sim, &route);
         if (may_move(sim, tokens[i].sequence, route.next_owner))
             next = route.next_owner;
         for (uint32_t j = 0; j < route.rank_count; j++) {

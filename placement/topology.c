@@ -164,6 +164,7 @@ static coterie_status_t figures_check(const coterie_topology_options_t *opts)
         {"row_us", opts->row_us},
         {"token_us", opts->token_us},
         {"layer_us", opts->layer_us},
+        {"copy_gbs", opts->copy_gbs},
     };
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)

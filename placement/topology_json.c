@@ -222,6 +222,8 @@ static coterie_status_t link_read(const reading_t *in, const char *level,
 {
     static const char *const keys[] = {"latency_us", "bandwidth_gbs",
                                        "message_us", NULL};
+    double *const fields[] = {&link->latency_us, &link->bandwidth_gbs,
+                              &link->message_us};
     coterie_status_t status;
 
     if (object == NULL)
@@ -230,19 +232,18 @@ static coterie_status_t link_read(const reading_t *in, const char *level,
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: links.%s must be an object", in->name, level);
     status = keys_check(in, object, keys, level);
-    if (status == COTERIE_OK)
-        status = figure_read(in, object, keys[0], &link->latency_us);
-    if (status == COTERIE_OK)
-        status = figure_read(in, object, keys[1], &link->bandwidth_gbs);
-    if (status == COTERIE_OK)
-        status = figure_read(in, object, keys[2], &link->message_us);
+    for (int i = 0; status == COTERIE_OK && keys[i] != NULL; i++)
+        status = figure_read(in, object, keys[i], fields[i]);
     return status;
 }
 
 static coterie_status_t compute_read(reading_t *in)
 {
     static const char *const keys[] = {"expert_us", "row_us", "token_us",
-                                       "layer_us", NULL};
+                                       "layer_us", "copy_gbs", NULL};
+    double *const fields[] = {&in->options.expert_us, &in->options.row_us,
+                              &in->options.token_us, &in->options.layer_us,
+                              &in->options.copy_gbs};
     const json_t *compute = json_object_get(in->root, "compute");
     coterie_status_t status;
 
@@ -252,14 +253,8 @@ static coterie_status_t compute_read(reading_t *in)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: compute must be an object", in->name);
     status = keys_check(in, compute, keys, "compute");
-    if (status == COTERIE_OK)
-        status = figure_read(in, compute, keys[0], &in->options.expert_us);
-    if (status == COTERIE_OK)
-        status = figure_read(in, compute, keys[1], &in->options.row_us);
-    if (status == COTERIE_OK)
-        status = figure_read(in, compute, keys[2], &in->options.token_us);
-    if (status == COTERIE_OK)
-        status = figure_read(in, compute, keys[3], &in->options.layer_us);
+    for (int i = 0; status == COTERIE_OK && keys[i] != NULL; i++)
+        status = figure_read(in, compute, keys[i], fields[i]);
     return status;
 }
 

@@ -49,7 +49,7 @@ Test(topology, of_a_cluster_is_read_from_json)
              "\"bandwidth_gbs\": 400}, \"network\": {\"latency_us\": 9, "
              "\"bandwidth_gbs\": 50, \"message_us\": 0.5}}, "
              "\"compute\": {\"expert_us\": 7, \"row_us\": 0.25, "
-             "\"token_us\": 3, \"layer_us\": 2}, \"slots\": [1,2,3,4,5,6], "
+             "\"token_us\": 3, \"layer_us\": 2, \"copy_gbs\": 9}, \"slots\": [1,2,3,4,5,6], "
              "\"memory_bytes\": 8000000000}");
     coterie_topology_options_t view;
 
@@ -64,6 +64,7 @@ Test(topology, of_a_cluster_is_read_from_json)
     cr_expect(eq(dbl, view.row_us, 0.25));
     cr_expect(eq(dbl, view.token_us, 3));
     cr_expect(eq(dbl, view.layer_us, 2));
+    cr_expect(eq(dbl, view.copy_gbs, 9));
     cr_expect(eq(u32, view.slots[5], 6));
     cr_expect(eq(u64, view.memory[5], 8000000000));
     coterie_topology_destroy(topology);

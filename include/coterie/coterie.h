@@ -3,6 +3,7 @@
 /** @file
  * All of libcoterie. libcoterie-place adds coterie/place.h. */
 #include <coterie/api.h>
+#include <coterie/cost.h>
 #include <coterie/ffn.h>
 #include <coterie/kernels.h>
 #include <coterie/loads.h>

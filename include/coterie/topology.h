@@ -35,6 +35,8 @@ typedef struct coterie_topology_options {
     double row_us;    /**< a row of one expert */
     double token_us;  /**< attention and router of a token at one layer */
     double layer_us;  /**< a layer, on every rank, whatever it has to do */
+    double copy_gbs;  /**< packing or unpacking messages, 1e9 bytes a second;
+                           0: takes no time */
     const uint32_t *slots;  /**< [rank_count]: experts a layer, or NULL */
     const uint64_t *memory; /**< [rank_count]: bytes for experts, or NULL */
 } coterie_topology_options_t;
