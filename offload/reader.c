@@ -89,8 +89,10 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
     status = coterie_reader_file_open(options->file, &reader->setup.descriptor,
                                       &reader->direct);
     if (status == COTERIE_OK)
-        status = coterie_reader_io_open(&reader->setup, options->io,
-                                        reader->direct, &reader->io);
+        status = options->io != NULL
+                     ? options->io->open(&reader->setup, &reader->io)
+                     : coterie_reader_io_open(&reader->setup, reader->direct,
+                                              options->polling, &reader->io);
     if (status == COTERIE_OK &&
         pthread_create(&reader->thread, NULL, reader_main, reader) != 0) {
         reader->io->ops->close(reader->io);
@@ -354,8 +356,7 @@ static void replace_io(coterie_reader_t *reader)
     if (!reader->refused || reader->dead || reader->under_way > 0)
         return;
     if (old->ops == &coterie_io_pool ||
-        coterie_reader_io_open(&reader->setup, &coterie_io_pool,
-                               reader->direct, &reader->io) != COTERIE_OK)
+        coterie_io_pool.open(&reader->setup, &reader->io) != COTERIE_OK)
         reader->dead = true;
     else
         old->ops->close(old);

@@ -4,6 +4,8 @@
  * are under way at a time, so that a read that somebody waits for never waits
  * long behind those that somebody guessed. One thread of the reader's own
  * submits pieces, verifies checksums and tries again what went wrong. */
+#include <coterie/tiers.h>
+
 #include "experts/datafile.h"
 #include "offload/reader_io.h"
 
@@ -53,6 +55,7 @@ typedef struct coterie_reader_options {
     size_t record_size;
     coterie_read_done_fn done;
     void *arg;
+    coterie_polling_t polling;
     const coterie_io_ops_t *io; /* NULL: the best that works here */
 } coterie_reader_options_t;
 

@@ -51,7 +51,8 @@ struct coterie_io {
 };
 
 #ifdef HAVE_LIBURING
-extern const coterie_io_ops_t coterie_io_uring;
+extern const coterie_io_ops_t coterie_io_uring, coterie_io_sqpoll,
+    coterie_io_iopoll;
 #endif
 extern const coterie_io_ops_t coterie_io_pool;
 

@@ -13,6 +13,11 @@
 #include "experts/store.h"
 #include "offload/reader_open.h"
 
+static atomic_flag said_threads = ATOMIC_FLAG_INIT;
+static atomic_flag said_polling = ATOMIC_FLAG_INIT;
+
+static void announce_once(atomic_flag *said, const char *why,
+                          const char *therefore);
 static int open_again(const char *path, int flags);
 static bool reads_direct(int descriptor);
 static bool same_file(int a, int b);
@@ -44,18 +49,25 @@ coterie_status_t coterie_reader_file_open(const coterie_datafile_t *file,
 }
 
 coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
-                                        const coterie_io_ops_t *wanted,
-                                        bool direct, coterie_io_t **io_p)
+                                        bool direct, coterie_polling_t polling,
+                                        coterie_io_t **io_p)
 {
-    if (wanted != NULL)
-        return wanted->open(setup, io_p);
+    coterie_status_t status = COTERIE_ERR_UNSUPPORTED;
+
     if (!direct) {
         coterie_reader_announce("the file system refuses direct reads");
         return coterie_io_pool.open(setup, io_p);
     }
 #ifdef HAVE_LIBURING
-    coterie_status_t status = coterie_io_uring.open(setup, io_p);
-
+    if (polling == COTERIE_POLLING_SUBMIT)
+        status = coterie_io_sqpoll.open(setup, io_p);
+    else if (polling == COTERIE_POLLING_COMPLETE)
+        status = coterie_io_iopoll.open(setup, io_p);
+    if (status == COTERIE_ERR_UNSUPPORTED && polling != COTERIE_POLLING_NONE)
+        announce_once(&said_polling, coterie_last_error(),
+                      "experts are read without polling");
+    if (status == COTERIE_ERR_UNSUPPORTED)
+        status = coterie_io_uring.open(setup, io_p);
     if (status != COTERIE_ERR_UNSUPPORTED)
         return status;
     coterie_reader_announce(coterie_last_error());
@@ -67,12 +79,15 @@ coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
 
 void coterie_reader_announce(const char *why)
 {
-    static atomic_flag said = ATOMIC_FLAG_INIT;
+    announce_once(&said_threads, why,
+                  "threads read the experts, which is slower");
+}
 
-    if (!atomic_flag_test_and_set(&said))
-        fprintf(stderr,
-                "coterie: %s; threads read the experts, which is slower\n",
-                why);
+static void announce_once(atomic_flag *said, const char *why,
+                          const char *therefore)
+{
+    if (!atomic_flag_test_and_set(said))
+        fprintf(stderr, "coterie: %s; %s\n", why, therefore);
 }
 
 static int open_again(const char *path, int flags)

@@ -1,6 +1,8 @@
 #ifndef COTERIE_OFFLOAD_READER_OPEN_H
 #define COTERIE_OFFLOAD_READER_OPEN_H
 /* Finds the best way of reading that this system allows. */
+#include <coterie/tiers.h>
+
 #include "experts/datafile.h"
 #include "offload/reader_io.h"
 
@@ -9,10 +11,10 @@
 coterie_status_t coterie_reader_file_open(const coterie_datafile_t *file,
                                           int *descriptor_p, bool *direct_p);
 
-/* @param wanted  NULL: io_uring, or threads where it is refused */
+/* io_uring, polling if it can, or threads where it is refused. */
 coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
-                                        const coterie_io_ops_t *wanted,
-                                        bool direct, coterie_io_t **io_p);
+                                        bool direct, coterie_polling_t polling,
+                                        coterie_io_t **io_p);
 
 /* One line on stderr, once per process: reads are slower than could be. */
 void coterie_reader_announce(const char *why);

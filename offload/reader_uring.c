@@ -12,6 +12,7 @@
 #include "offload/reader_io.h"
 
 enum {
+    BLOCK = 4096,
     PIECE_MOST = 1 << 30, /* the kernel's limit of one registered buffer */
     PIECES_MOST = 1 << 14 /* and of their number */
 };
@@ -23,47 +24,54 @@ typedef struct ring {
     const unsigned char *arena;
     size_t buffer; /* bytes of one registered buffer; 0: none are */
     bool woken;
+    bool polled;        /* completions come by looking for them */
+    uint32_t under_way;
 } ring_t;
 
-static coterie_status_t ring_open(const coterie_io_setup_t *setup,
-                                  coterie_io_t **io_p);
+static coterie_status_t ring_open_plain(const coterie_io_setup_t *setup,
+                                        coterie_io_t **io_p);
+static coterie_status_t ring_open_sqpoll(const coterie_io_setup_t *setup,
+                                         coterie_io_t **io_p);
+static coterie_status_t ring_open_iopoll(const coterie_io_setup_t *setup,
+                                         coterie_io_t **io_p);
 static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece);
 static coterie_piece_t *ring_wait(coterie_io_t *io, bool block);
 static void ring_wake(coterie_io_t *io);
 static void ring_close(coterie_io_t *io);
 
-const coterie_io_ops_t coterie_io_uring = {"io_uring", ring_open, ring_submit,
-                                           ring_wait,  ring_wake, ring_close};
+#define RING_OPS(name, open) \
+    {name, open, ring_submit, ring_wait, ring_wake, ring_close}
 
+const coterie_io_ops_t coterie_io_uring =
+    RING_OPS("io_uring", ring_open_plain);
+const coterie_io_ops_t coterie_io_sqpoll =
+    RING_OPS("io_uring with SQPOLL", ring_open_sqpoll);
+const coterie_io_ops_t coterie_io_iopoll =
+    RING_OPS("io_uring with IOPOLL", ring_open_iopoll);
+
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  const coterie_io_ops_t *ops,
+                                  unsigned flags, coterie_io_t **io_p);
+static int ring_try(ring_t *ring, const coterie_io_setup_t *setup);
 static int ring_register(ring_t *ring, const coterie_io_setup_t *setup);
 static void buffers_register(ring_t *ring, const coterie_io_setup_t *setup);
 
-static coterie_status_t ring_open(const coterie_io_setup_t *setup,
-                                  coterie_io_t **io_p)
+static coterie_status_t ring_open_plain(const coterie_io_setup_t *setup,
+                                        coterie_io_t **io_p)
 {
-    ring_t *ring = calloc(1, sizeof(*ring));
-    int error;
+    return ring_open(setup, &coterie_io_uring, 0, io_p);
+}
 
-    if (ring == NULL)
-        return coterie_fail_memory(sizeof(*ring), "a ring");
-    ring->base.ops = &coterie_io_uring;
-    ring->event = -1;
-    ring->arena = setup->arena->data;
-    error = -io_uring_queue_init(setup->depth, &ring->uring, 0);
-    if (error != 0) {
-        free(ring);
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "io_uring: %s",
-                            strerror(error));
-    }
-    error = ring_register(ring, setup);
-    if (error != 0) {
-        ring_close(&ring->base);
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "io_uring: %s",
-                            strerror(error));
-    }
-    buffers_register(ring, setup);
-    *io_p = &ring->base;
-    return COTERIE_OK;
+static coterie_status_t ring_open_sqpoll(const coterie_io_setup_t *setup,
+                                         coterie_io_t **io_p)
+{
+    return ring_open(setup, &coterie_io_sqpoll, IORING_SETUP_SQPOLL, io_p);
+}
+
+static coterie_status_t ring_open_iopoll(const coterie_io_setup_t *setup,
+                                         coterie_io_t **io_p)
+{
+    return ring_open(setup, &coterie_io_iopoll, IORING_SETUP_IOPOLL, io_p);
 }
 
 static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece)
@@ -85,7 +93,10 @@ static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece)
     do
         taken = io_uring_submit(&ring->uring);
     while (taken == -EINTR);
-    return taken == 1;
+    if (taken < 1) /* with SQPOLL, those before may be counted again */
+        return false;
+    ring->under_way++;
+    return true;
 }
 
 /* Not io_uring_wait_cqe: completions are seen in shared memory and signalled
@@ -102,11 +113,15 @@ static coterie_piece_t *ring_wait(coterie_io_t *io, bool block)
             return NULL;
         if (__atomic_exchange_n(&ring->woken, false, __ATOMIC_ACQUIRE))
             return NULL;
-        (void)!read(ring->event, &signals, sizeof(signals));
+        if (ring->polled && ring->under_way > 0)
+            io_uring_wait_cqe(&ring->uring, &cqe);
+        else
+            (void)!read(ring->event, &signals, sizeof(signals));
     }
     coterie_piece_t *piece = io_uring_cqe_get_data(cqe);
     piece->result = cqe->res;
     io_uring_cqe_seen(&ring->uring, cqe);
+    ring->under_way--;
     return piece;
 }
 
@@ -127,6 +142,50 @@ static void ring_close(coterie_io_t *io)
     if (ring->event >= 0)
         close(ring->event);
     free(ring);
+}
+
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  const coterie_io_ops_t *ops,
+                                  unsigned flags, coterie_io_t **io_p)
+{
+    ring_t *ring = calloc(1, sizeof(*ring));
+    int error;
+
+    if (ring == NULL)
+        return coterie_fail_memory(sizeof(*ring), "a ring");
+    ring->base.ops = ops;
+    ring->event = -1;
+    ring->arena = setup->arena->data;
+    ring->polled = (flags & IORING_SETUP_IOPOLL) != 0;
+    error = -io_uring_queue_init(setup->depth, &ring->uring, flags);
+    if (error != 0) {
+        free(ring);
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "%s: %s", ops->name,
+                            strerror(error));
+    }
+    error = ring_register(ring, setup);
+    if (error == 0 && ring->polled)
+        error = ring_try(ring, setup);
+    if (error != 0) {
+        ring_close(&ring->base);
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED, "%s: %s", ops->name,
+                            strerror(error));
+    }
+    buffers_register(ring, setup);
+    *io_p = &ring->base;
+    return COTERIE_OK;
+}
+
+/* Whether a drive can be polled is known when it is: reads the file's first
+ * block to where nothing is yet. Returns 0 or an errno. */
+static int ring_try(ring_t *ring, const coterie_io_setup_t *setup)
+{
+    coterie_piece_t first = {.data = setup->arena->data, .size = BLOCK};
+
+    if (!ring_submit(&ring->base, &first) ||
+        ring_wait(&ring->base, true) != &first)
+        return EOPNOTSUPP;
+    return first.result < 0 ? (int)-first.result : 0;
 }
 
 /* Returns 0 or an errno. */

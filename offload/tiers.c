@@ -68,6 +68,7 @@ coterie_status_t coterie_tiers_create_with(
     reading.arena = &tiers->arena;
     reading.record_size = tiers->format.record_size;
     reading.arg = tiers;
+    reading.polling = (coterie_polling_t)opts.polling;
     if (status == COTERIE_OK)
         status = coterie_reader_create(&reading, &tiers->reader);
     if (status == COTERIE_OK)
@@ -281,6 +282,9 @@ static coterie_status_t options_check(const coterie_tiers_options_t *options)
                             "tiers: a budget of %g %%; more than 0 and at "
                             "most 100 are right",
                             options->budget_percent);
+    if (options->polling > COTERIE_POLLING_COMPLETE)
+        return coterie_fail(COTERIE_ERR_INVALID, "tiers: there is no polling "
+                            "%u", options->polling);
     return COTERIE_OK;
 }
 

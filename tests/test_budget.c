@@ -22,7 +22,7 @@ Test(budget, writes_the_same_text)
 {
     static const char *const ways[] = {
         "--budget 10% --policy lfu", "--budget 12288 --policy cost",
-        "--budget 40% --ranks 2 --dispatch owner",
+        "--budget 40% --ranks 2 --dispatch owner --polling sqpoll",
         "--budget 10% --ranks 3 --dispatch forward --predict group"};
     const char *asked = "--prompt-ids 1,2,3,4 --prompt-ids 9,8 --tokens 9";
     json_t *right = command_json("run '%s' %s --json", path, asked);

@@ -35,6 +35,8 @@ typedef struct bench {
     uint32_t order[RECORDS], done; /* the reads, as they ended */
 } bench_t;
 
+static coterie_polling_t polling;
+
 static void bench_open(bench_t *b, const coterie_io_ops_t *io);
 static void file_make(bench_t *b);
 static coterie_status_t bench_reader(bench_t *b, const coterie_io_ops_t *io);
@@ -59,6 +61,18 @@ Test(reader, reads_records_by_the_best_way_here)
 Test(reader, reads_records_by_threads)
 {
     reads_everything(&coterie_io_pool);
+}
+
+/* With a word on stderr and without polling, where that is refused. */
+Test(reader, reads_records_with_any_polling)
+{
+    static const coterie_polling_t ways[] = {COTERIE_POLLING_SUBMIT,
+                                             COTERIE_POLLING_COMPLETE};
+
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        polling = ways[i];
+        reads_everything(NULL);
+    }
 }
 
 Test(reader, tries_again_after_a_short_read)
@@ -273,6 +287,7 @@ static coterie_status_t bench_reader(bench_t *b, const coterie_io_ops_t *io)
                                         .record_size = RECORD,
                                         .done = note_done,
                                         .arg = b,
+                                        .polling = polling,
                                         .io = io};
 
     cr_assert(eq(int, COTERIE_OK, coterie_arena_create(

@@ -40,6 +40,7 @@ coterie_status_t budget_open(job_t *job)
     if (status != COTERIE_OK)
         return status;
     options.policy = o->policy;
+    options.polling = o->polling;
     options.hot = hot;
     if (o->transport == TRANSPORT_MPI) {
         options.budget /= o->ranks;

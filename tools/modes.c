@@ -10,6 +10,7 @@ const char *const format_names[] = {"coterie",  "sglang", "vllm", "ascend",
                                     "tensorrt", "exflow", NULL};
 const char *const wire_names[] = {"f32", "bf16", "int8", NULL};
 const char *const policy_names[] = {"lru", "lfu", "cost", NULL};
+const char *const polling_names[] = {"none", "sqpoll", "iopoll", NULL};
 
 coterie_group_t group_choose(uint32_t choice, coterie_mode_t mode)
 {

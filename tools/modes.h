@@ -18,6 +18,9 @@ extern const char *const wire_names[];
 /* By coterie_policy_kind_t. */
 extern const char *const policy_names[];
 
+/* By coterie_polling_t. */
+extern const char *const polling_names[];
+
 /* The group a choice stands for. By itself, the command shares attention's
  * cache only where the mode needs it: two-phase keeps tokens at home. */
 coterie_group_t group_choose(uint32_t choice, coterie_mode_t mode);

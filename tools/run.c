@@ -63,6 +63,8 @@ static const option_spec_t run_specs[] = {
      "memory for experts; the store has the others", 0, 0, NULL},
     {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",
      "which expert leaves full memory (lru)", 0, 0, policy_names},
+    {"polling", 0, OPTION_CHOICE, FIELD(polling), "none|sqpoll|iopoll",
+     "a core looks for reads to begin, or that ended", 0, 0, polling_names},
     {"hot", 0, OPTION_TEXT, FIELD(hot), "FILE",
      "start from these hot counts, and keep them there", 0, 0, NULL},
     {"trace", 0, OPTION_TEXT, FIELD(trace), "OUT.npz",

@@ -15,6 +15,15 @@ extern "C" {
 
 typedef struct coterie_tiers coterie_tiers_t;
 
+/** Who looks for work instead of being told of it, which takes a core each, and
+ * saves a little time where the kernel and the drive allow it; where they do
+ * not, one line on stderr says so. Values are ABI. */
+typedef enum coterie_polling {
+    COTERIE_POLLING_NONE = 0,
+    COTERIE_POLLING_SUBMIT = 1,  /**< the kernel, for reads: SQPOLL */
+    COTERIE_POLLING_COMPLETE = 2 /**< we, for what was read: IOPOLL */
+} coterie_polling_t;
+
 /** Start from COTERIE_TIERS_OPTIONS_INIT. One of the two budgets is required.
  */
 typedef struct coterie_tiers_options {
@@ -22,7 +31,7 @@ typedef struct coterie_tiers_options {
     uint64_t budget;       /**< bytes of experts in memory at most, */
     double budget_percent; /**< or percent of what all experts take */
     uint32_t policy;       /**< coterie_policy_kind_t; 0 is LRU */
-    uint32_t reserved;     /**< zero */
+    uint32_t polling;      /**< coterie_polling_t; 0 is none */
     /** [MoE layers, experts] how often each was chosen in earlier runs
      * (coterie_hot_read): the hottest are read as soon as ranks begin. Read
      * during the call; NULL: unknown. */
