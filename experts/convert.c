@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "experts/band.h"
 #include "experts/convert.h"
 #include "experts/element.h"
 
@@ -20,6 +21,23 @@ void coterie_widen(uint32_t dtype, uint64_t count, float *out)
         memcpy(&narrow, in + i * sizeof(narrow), sizeof(narrow));
         wide = dtype == COTERIE_DTYPE_F16 ? coterie_f16_value(narrow)
                                           : coterie_bf16_value(narrow);
+        memcpy((unsigned char *)out + i * sizeof(wide), &wide, sizeof(wide));
+    }
+}
+
+void coterie_widen_blocks(uint64_t rows, uint64_t columns,
+                          const float *scales, float *out)
+{
+    const uint64_t count = rows * columns;
+    const uint64_t blocks = (columns + COTERIE_BLOCK - 1) / COTERIE_BLOCK;
+    const unsigned char *in =
+        (const unsigned char *)out + count * (sizeof(*out) - 1);
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t row = i / columns, column = i % columns;
+        float scale = scales[row / COTERIE_BLOCK * blocks +
+                             column / COTERIE_BLOCK];
+        float wide = coterie_e4m3_value(in[i]) * scale;
         memcpy((unsigned char *)out + i * sizeof(wide), &wide, sizeof(wide));
     }
 }

@@ -5,10 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <coterie/ffn.h>
-
 #include "base/error.h"
 #include "base/file.h"
+#include "experts/matrix.h"
 #include "experts/safetensors.h"
 #include "experts/source.h"
 
@@ -33,9 +32,6 @@ static coterie_status_t directory_expert(const coterie_source_t *source,
                                          uint32_t moe_layer, uint32_t expert,
                                          void *record);
 static void directory_close(coterie_source_t *source);
-static coterie_status_t panels_read(const directory_t *directory,
-                                    const coterie_tensor_t *tensor,
-                                    void *panels);
 
 static const coterie_source_ops_t directory_ops = {
     "model directory", directory_bind, directory_read, directory_expert,
@@ -82,27 +78,26 @@ static coterie_status_t directory_bind(coterie_source_t *source,
                                        const coterie_shape_t *shape,
                                        coterie_expert_format_t *format)
 {
+    const coterie_expert_name_t name = {0};
     directory_t *directory = (directory_t *)source;
-    coterie_tensor_t *first;
-    coterie_tensor_spec_t spec;
+    coterie_matrix_t first;
     coterie_status_t status;
 
     directory->shape = shape;
     /* The first expert's dtype stands for all; expert_bind insists on it. */
-    coterie_names_expert(shape, 0, 0, 0, &spec);
-    status = coterie_names_find(&source->tensors, source->path, &spec, &first);
-    if (status != COTERIE_OK)
-        return status;
-    coterie_expert_format_init(&shape->config, first->dtype,
-                               &directory->format);
-    for (uint32_t l = 0; l < shape->config.moe_layers; l++)
-        for (uint32_t e = 0; e < shape->config.experts; e++) {
+    status = coterie_matrix_find(&source->tensors, source->path, shape, &name,
+                                 &first);
+    if (status == COTERIE_OK)
+        status = coterie_expert_format_init(&shape->config, first.dtype,
+                                            source->path, &directory->format);
+    for (uint32_t l = 0;
+         l < shape->config.moe_layers && status == COTERIE_OK; l++)
+        for (uint32_t e = 0;
+             e < shape->config.experts && status == COTERIE_OK; e++)
             status = expert_bind(directory, l, e);
-            if (status != COTERIE_OK)
-                return status;
-        }
-    *format = directory->format;
-    return COTERIE_OK;
+    if (status == COTERIE_OK)
+        *format = directory->format;
+    return status;
 }
 
 static coterie_status_t directory_read(const coterie_source_t *source,
@@ -121,40 +116,19 @@ static coterie_status_t directory_expert(const coterie_source_t *source,
 {
     const directory_t *directory = (const directory_t *)source;
     const coterie_expert_format_t *format = &directory->format;
-    const uint64_t offsets[] = {format->gate_offset, format->up_offset,
-                                format->down_offset};
+    coterie_expert_name_t name = {moe_layer, expert, 0};
     coterie_status_t status = COTERIE_OK;
-    coterie_tensor_spec_t spec;
-    coterie_tensor_t *tensor;
+    coterie_matrix_t matrix;
 
     memset(record, 0, format->record_size); /* gaps are part of checksums */
-    for (uint32_t part = 0;
-         part < COTERIE_EXPERT_PARTS && status == COTERIE_OK; part++) {
-        coterie_names_expert(directory->shape, moe_layer, expert, part, &spec);
-        status = coterie_names_find(&source->tensors, source->path, &spec,
-                                    &tensor);
+    for (; name.part < COTERIE_EXPERT_PARTS && status == COTERIE_OK;
+         name.part++) {
+        status = coterie_matrix_find(&source->tensors, source->path,
+                                     directory->shape, &name, &matrix);
         if (status == COTERIE_OK)
-            status = panels_read(directory, tensor,
-                                 (char *)record + offsets[part]);
+            status = coterie_matrix_read(&matrix, directory->files, format,
+                                         name.part, record);
     }
-    return status;
-}
-
-/* A matrix, row-major in its file. */
-static coterie_status_t panels_read(const directory_t *directory,
-                                    const coterie_tensor_t *tensor,
-                                    void *panels)
-{
-    void *rows = malloc(tensor->size > 0 ? tensor->size : 1);
-    coterie_status_t status;
-
-    if (rows == NULL)
-        return coterie_fail_memory(tensor->size, "an expert's matrix");
-    status = directory_read(&directory->base, tensor, rows);
-    if (status == COTERIE_OK)
-        coterie_panels_pack(tensor->dtype, (uint32_t)tensor->shape[0],
-                            (uint32_t)tensor->shape[1], rows, panels);
-    free(rows);
     return status;
 }
 
@@ -319,25 +293,27 @@ static coterie_status_t file_add(directory_t *directory, const char *path)
 static coterie_status_t expert_bind(directory_t *directory, uint32_t moe_layer,
                                     uint32_t expert)
 {
-    coterie_source_t *source = &directory->base;
-    coterie_tensor_spec_t spec;
-    coterie_tensor_t *tensor;
-    coterie_status_t status;
+    const coterie_source_t *source = &directory->base;
+    coterie_expert_name_t name = {moe_layer, expert, 0};
+    coterie_matrix_t m;
 
-    for (uint32_t part = 0; part < COTERIE_EXPERT_PARTS; part++) {
-        coterie_names_expert(directory->shape, moe_layer, expert, part, &spec);
-        status = coterie_names_find(&source->tensors, source->path, &spec,
-                                    &tensor);
+    for (; name.part < COTERIE_EXPERT_PARTS; name.part++) {
+        coterie_status_t status = coterie_matrix_find(
+            &source->tensors, source->path, directory->shape, &name, &m);
         if (status != COTERIE_OK)
             return status;
-        if (tensor->dtype != directory->format.dtype)
+        if (m.dtype != directory->format.dtype)
             return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                                 "%s: %s is %s, the first expert %s; experts "
                                 "of one dtype are supported",
-                                source->path, spec.name,
-                                coterie_dtype_name(tensor->dtype),
+                                source->path, m.weight->name,
+                                coterie_dtype_name(m.dtype),
                                 coterie_dtype_name(directory->format.dtype));
-        tensor->role = COTERIE_TENSOR_EXPERT;
+        m.weight->role = COTERIE_TENSOR_EXPERT;
+        if (m.scale != NULL)
+            m.scale->role = COTERIE_TENSOR_EXPERT;
+        if (m.bias != NULL)
+            m.bias->role = COTERIE_TENSOR_EXPERT;
     }
     return COTERIE_OK;
 }

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,7 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "base/dtype.h"
 #include "base/error.h"
 #include "experts/convert.h"
 #include "experts/model.h"
@@ -18,6 +18,9 @@ static coterie_status_t model_load(coterie_model_t *model);
 static coterie_status_t dense_mark(void *arg,
                                    const coterie_tensor_spec_t *spec);
 static coterie_status_t check_all_known(const coterie_model_t *model);
+static coterie_status_t blocks_widen(const coterie_source_t *source,
+                                     const coterie_tensor_t *tensor,
+                                     float *out);
 static const char *tensor_alias(const coterie_model_t *model,
                                 const char *name);
 static uint64_t weights_size(const coterie_model_t *model);
@@ -59,6 +62,13 @@ uint32_t coterie_model_layer_of(const coterie_model_t *model,
     return model->shape.layer_of[moe_layer];
 }
 
+uint32_t coterie_model_window(const coterie_model_t *model, uint32_t layer)
+{
+    if (layer >= model->shape.config.layers)
+        return 0;
+    return model->shape.window_of[layer];
+}
+
 uint32_t coterie_model_moe_layer_of(const coterie_model_t *model,
                                     uint32_t layer)
 {
@@ -81,7 +91,7 @@ coterie_status_t coterie_model_tensor(const coterie_model_t *model,
         return coterie_fail(COTERIE_ERR_NOT_FOUND,
                             "%s: no tensor %s among those outside the experts",
                             source->path, name);
-    element = coterie_dtype_size(tensor->dtype);
+    element = coterie_tensor_element(tensor->dtype);
     if (tensor->size / element != count)
         return coterie_fail(COTERIE_ERR_MISMATCH,
                             "%s: %s has %" PRIu64 " elements; the caller "
@@ -90,6 +100,8 @@ coterie_status_t coterie_model_tensor(const coterie_model_t *model,
     /* At the end of the room: coterie_widen takes it from there. */
     status = source->ops->read(source, tensor,
                                (char *)out + count * (sizeof(*out) - element));
+    if (status == COTERIE_OK && tensor->dtype == COTERIE_DTYPE_FP8)
+        return blocks_widen(source, tensor, out);
     if (status == COTERIE_OK)
         coterie_widen(tensor->dtype, count, out);
     return status;
@@ -120,14 +132,20 @@ void coterie_model_describe(const coterie_model_t *model, char *text,
                             size_t size)
 {
     const coterie_model_config_t *config = &model->shape.config;
+    const coterie_expert_format_t *format = &model->format;
+    char lost[64] = "";
 
+    if (format->packed_from != 0)
+        snprintf(lost, sizeof(lost), " (from %s, error %.2g)",
+                 coterie_dtype_name(format->packed_from),
+                 (double)format->error);
     snprintf(text, size,
              "%s: %s, %u layers (%u with %u experts, top-%u), hidden %u, "
-             "expert ffn %u, experts in %s, %.1f MB of weights",
+             "expert ffn %u, experts in %s%s, %.1f MB of weights",
              model->source->ops->kind, coterie_arch_name(config->arch),
              config->layers, config->moe_layers, config->experts, config->k,
              config->hidden, config->ffn,
-             coterie_dtype_name(model->format.dtype),
+             coterie_dtype_name(format->dtype), lost,
              (double)weights_size(model) / 1e6);
 }
 
@@ -176,13 +194,32 @@ static coterie_status_t dense_mark(void *arg,
                                    const coterie_tensor_spec_t *spec)
 {
     coterie_source_t *source = arg;
+    coterie_tensor_spec_t scale;
     coterie_tensor_t *tensor;
     coterie_status_t status;
 
     status = coterie_names_find(&source->tensors, source->path, spec, &tensor);
-    if (status == COTERIE_OK)
-        tensor->role = COTERIE_TENSOR_DENSE;
-    return status;
+    if (status != COTERIE_OK)
+        return status;
+    if (tensor->dtype == COTERIE_TENSOR_BYTES)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: %s has dtype U8; only experts may",
+                            source->path, tensor->name);
+    tensor->role = COTERIE_TENSOR_DENSE;
+    if (tensor->dtype != COTERIE_DTYPE_FP8)
+        return COTERIE_OK;
+    coterie_names_scale(spec, &scale);
+    status = coterie_names_find(&source->tensors, source->path, &scale,
+                                &tensor);
+    if (status != COTERIE_OK)
+        return status;
+    if (tensor->dtype != COTERIE_DTYPE_F32)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: %s has dtype %s; F32 is right", source->path,
+                            tensor->name,
+                            coterie_tensor_dtype_name(tensor->dtype));
+    tensor->role = COTERIE_TENSOR_DENSE;
+    return COTERIE_OK;
 }
 
 /* A tensor that nothing reads means that the config tells less than the
@@ -204,6 +241,31 @@ static coterie_status_t check_all_known(const coterie_model_t *model)
     return COTERIE_OK;
 }
 
+/* DeepSeek-V3's fp8: the scales are a tensor of their own. */
+static coterie_status_t blocks_widen(const coterie_source_t *source,
+                                     const coterie_tensor_t *tensor,
+                                     float *out)
+{
+    coterie_tensor_spec_t spec = {.rank = tensor->rank}, found;
+    const coterie_tensor_t *scale;
+    coterie_status_t status;
+    float *scales;
+
+    snprintf(spec.name, sizeof(spec.name), "%s", tensor->name);
+    coterie_names_scale(&spec, &found);
+    scale = coterie_tensors_find(&source->tensors, found.name);
+    assert(scale != NULL && scale->role == COTERIE_TENSOR_DENSE);
+    scales = malloc(scale->size + 1); /* malloc(0) may be NULL */
+    if (scales == NULL)
+        return coterie_fail_memory(scale->size, "a tensor's scales");
+    status = source->ops->read(source, scale, scales);
+    if (status == COTERIE_OK)
+        coterie_widen_blocks(tensor->rank > 1 ? tensor->shape[0] : 1,
+                             tensor->shape[tensor->rank - 1], scales, out);
+    free(scales);
+    return status;
+}
+
 static const char *tensor_alias(const coterie_model_t *model,
                                 const char *name)
 {
@@ -217,9 +279,7 @@ static uint64_t weights_size(const coterie_model_t *model)
 {
     const coterie_tensors_t *tensors = &model->source->tensors;
     const coterie_expert_format_t *format = &model->format;
-    uint64_t size = 3 * (uint64_t)format->hidden * format->ffn *
-                    coterie_dtype_size(format->dtype) *
-                    model->shape.config.moe_layers *
+    uint64_t size = format->record_size * model->shape.config.moe_layers *
                     model->shape.config.experts;
 
     for (size_t i = 0; i < tensors->count; i++)

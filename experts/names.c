@@ -9,14 +9,15 @@
 
 /* Extents, as the tables below name them; NONE as the second marks a vector. */
 typedef enum dim {
-    NONE, ONE, VOCAB, HIDDEN, HEAD, Q_ROWS, KV_ROWS, EXPERTS, DENSE_FFN,
-    SHARED_FFN, Q_RANK, KV_RANK, KV_RANK_ROPE, LATENT_Q, LATENT_KV, LATENT_O,
+    NONE, ONE, VOCAB, HIDDEN, HEAD, HEADS_OF_Q, Q_ROWS, KV_ROWS, EXPERTS,
+    DENSE_FFN, SHARED_FFN, Q_RANK, KV_RANK, KV_RANK_ROPE, LATENT_Q, LATENT_KV,
+    LATENT_O,
 } dim_t;
 
 /* When a layer has a tensor. */
 typedef enum when {
-    ALWAYS, WITH_BIAS, WITH_Q_RANK, WITHOUT_Q_RANK, IN_DENSE, IN_MOE,
-    WITH_SHARED, /* in a layer with experts */
+    ALWAYS, WITH_BIAS, WITH_O_BIAS, WITH_Q_RANK, WITHOUT_Q_RANK, IN_DENSE,
+    IN_MOE, WITH_SHARED, /* in a layer with experts */
 } when_t;
 
 enum {
@@ -24,8 +25,11 @@ enum {
     QWEN2 = 1 << COTERIE_ARCH_QWEN2_MOE,
     QWEN3 = 1 << COTERIE_ARCH_QWEN3_MOE,
     OLMOE = 1 << COTERIE_ARCH_OLMOE,
-    DEEPSEEK = 1 << COTERIE_ARCH_DEEPSEEK_V2,
-    HEADS = MIXTRAL | QWEN2 | QWEN3 | OLMOE, /* attention without a latent */
+    DEEPSEEK_V3 = 1 << COTERIE_ARCH_DEEPSEEK_V3,
+    DEEPSEEK = 1 << COTERIE_ARCH_DEEPSEEK_V2 | DEEPSEEK_V3,
+    GPT_OSS = 1 << COTERIE_ARCH_GPT_OSS,
+    /* attention without a latent */
+    HEADS = MIXTRAL | QWEN2 | QWEN3 | OLMOE | GPT_OSS,
     ALL = HEADS | DEEPSEEK
 };
 
@@ -52,9 +56,11 @@ static const row_t layer_rows[] = {
     {"self_attn.k_proj.weight", HEADS, ALWAYS, {KV_ROWS, HIDDEN}},
     {"self_attn.v_proj.weight", HEADS, ALWAYS, {KV_ROWS, HIDDEN}},
     {"self_attn.o_proj.weight", HEADS, ALWAYS, {HIDDEN, Q_ROWS}},
-    {"self_attn.q_proj.bias", QWEN2, WITH_BIAS, {Q_ROWS, NONE}},
-    {"self_attn.k_proj.bias", QWEN2, WITH_BIAS, {KV_ROWS, NONE}},
-    {"self_attn.v_proj.bias", QWEN2, WITH_BIAS, {KV_ROWS, NONE}},
+    {"self_attn.q_proj.bias", QWEN2 | GPT_OSS, WITH_BIAS, {Q_ROWS, NONE}},
+    {"self_attn.k_proj.bias", QWEN2 | GPT_OSS, WITH_BIAS, {KV_ROWS, NONE}},
+    {"self_attn.v_proj.bias", QWEN2 | GPT_OSS, WITH_BIAS, {KV_ROWS, NONE}},
+    {"self_attn.o_proj.bias", GPT_OSS, WITH_O_BIAS, {HIDDEN, NONE}},
+    {"self_attn.sinks", GPT_OSS, ALWAYS, {HEADS_OF_Q, NONE}},
     {"self_attn.q_norm.weight", QWEN3, ALWAYS, {HEAD, NONE}},
     {"self_attn.k_norm.weight", QWEN3, ALWAYS, {HEAD, NONE}},
     {"self_attn.q_norm.weight", OLMOE, ALWAYS, {Q_ROWS, NONE}},
@@ -72,7 +78,12 @@ static const row_t layer_rows[] = {
     {"mlp.up_proj.weight", ALL, IN_DENSE, {DENSE_FFN, HIDDEN}},
     {"mlp.down_proj.weight", ALL, IN_DENSE, {HIDDEN, DENSE_FFN}},
     {"block_sparse_moe.gate.weight", MIXTRAL, IN_MOE, {EXPERTS, HIDDEN}},
-    {"mlp.gate.weight", ALL & ~MIXTRAL, IN_MOE, {EXPERTS, HIDDEN}},
+    {"mlp.router.weight", GPT_OSS, IN_MOE, {EXPERTS, HIDDEN}},
+    {"mlp.router.bias", GPT_OSS, IN_MOE, {EXPERTS, NONE}},
+    {"mlp.gate.weight", ALL & ~(MIXTRAL | GPT_OSS), IN_MOE,
+     {EXPERTS, HIDDEN}},
+    {"mlp.gate.e_score_correction_bias", DEEPSEEK_V3, IN_MOE,
+     {EXPERTS, NONE}},
     {"mlp.shared_expert_gate.weight", QWEN2, IN_MOE, {ONE, HIDDEN}},
     {"mlp.shared_expert.gate_proj.weight", QWEN2, IN_MOE,
      {SHARED_FFN, HIDDEN}},
@@ -87,6 +98,8 @@ static const row_t layer_rows[] = {
      {HIDDEN, SHARED_FFN}},
 };
 
+static int is_next_token_layer(const coterie_shape_t *shape,
+                               const char *name);
 static coterie_status_t layer_visit(const coterie_shape_t *shape,
                                     uint32_t layer, coterie_spec_fn fn,
                                     void *arg);
@@ -121,8 +134,8 @@ coterie_status_t coterie_names_dense(const coterie_shape_t *shape,
     return status;
 }
 
-void coterie_names_expert(const coterie_shape_t *shape, uint32_t moe_layer,
-                          uint32_t expert, uint32_t part,
+void coterie_names_expert(const coterie_shape_t *shape,
+                          const coterie_expert_name_t *name,
                           coterie_tensor_spec_t *spec)
 {
     /* Mixtral counts its matrices in another order than it uses them. */
@@ -130,16 +143,42 @@ void coterie_names_expert(const coterie_shape_t *shape, uint32_t moe_layer,
     static const char *const others[] = {"gate_proj", "up_proj", "down_proj"};
     const coterie_model_config_t *config = &shape->config;
     int is_mixtral = config->arch == COTERIE_ARCH_MIXTRAL;
+    int down = name->part == COTERIE_EXPERT_PARTS - 1;
+    uint64_t out = down ? config->hidden : config->ffn;
+    uint64_t in = down ? config->ffn : config->hidden;
 
-    assert(moe_layer < config->moe_layers && part < COTERIE_EXPERT_PARTS);
+    assert(name->moe_layer < config->moe_layers &&
+           name->part < COTERIE_EXPERT_PARTS);
+    if (config->arch == COTERIE_ARCH_GPT_OSS) {
+        snprintf(spec->name, sizeof(spec->name),
+                 "model.layers.%u.mlp.experts.%s",
+                 shape->layer_of[name->moe_layer],
+                 down ? "down_proj" : "gate_up_proj");
+        spec->rank = 3;
+        spec->shape[0] = config->experts;
+        spec->shape[1] = in;
+        spec->shape[2] = down ? out : 2 * out;
+        return;
+    }
     snprintf(spec->name, sizeof(spec->name),
              "model.layers.%u.%s.experts.%u.%s.weight",
-             shape->layer_of[moe_layer],
-             is_mixtral ? "block_sparse_moe" : "mlp", expert,
-             is_mixtral ? mixtral[part] : others[part]);
+             shape->layer_of[name->moe_layer],
+             is_mixtral ? "block_sparse_moe" : "mlp", name->expert,
+             (is_mixtral ? mixtral : others)[name->part]);
     spec->rank = 2;
-    spec->shape[0] = part == 2 ? config->hidden : config->ffn;
-    spec->shape[1] = part == 2 ? config->ffn : config->hidden;
+    spec->shape[0] = out;
+    spec->shape[1] = in;
+}
+
+void coterie_names_scale(const coterie_tensor_spec_t *weight,
+                         coterie_tensor_spec_t *scale)
+{
+    snprintf(scale->name, sizeof(scale->name), "%.*s_scale_inv",
+             (int)(sizeof(scale->name) - sizeof("_scale_inv")), weight->name);
+    scale->rank = weight->rank;
+    for (uint32_t i = 0; i < weight->rank; i++)
+        scale->shape[i] =
+            (weight->shape[i] + COTERIE_BLOCK - 1) / COTERIE_BLOCK;
 }
 
 coterie_status_t coterie_names_find(const coterie_tensors_t *tensors,
@@ -174,7 +213,20 @@ int coterie_names_ignorable(const coterie_shape_t *shape, const char *name)
     /* Tied files sometimes repeat the embeddings as the head. */
     if (shape->config.tied_embeddings && strcmp(name, head_name) == 0)
         return 1;
+    if (is_next_token_layer(shape, name))
+        return 1;
     return length > tail && strcmp(name + length - tail, computed) == 0;
+}
+
+/* DeepSeek-V3 is published with layers behind the last that predict further
+ * tokens; decoding does without them. */
+static int is_next_token_layer(const coterie_shape_t *shape, const char *name)
+{
+    unsigned layer;
+
+    return shape->config.arch == COTERIE_ARCH_DEEPSEEK_V3 &&
+           sscanf(name, "model.layers.%u.", &layer) == 1 &&
+           layer >= shape->config.layers;
 }
 
 /* In the table's order, so that the first thing missing is named first. */
@@ -212,6 +264,8 @@ static int row_applies(const coterie_shape_t *shape, const row_t *row,
         return 1;
     case WITH_BIAS:
         return config->qkv_bias != 0;
+    case WITH_O_BIAS:
+        return config->attention_bias != 0;
     case WITH_Q_RANK:
         return config->q_lora_rank > 0;
     case WITHOUT_Q_RANK:
@@ -245,6 +299,7 @@ static uint64_t extent(const coterie_model_config_t *config, dim_t dim)
     case VOCAB: return config->vocab;
     case HIDDEN: return config->hidden;
     case HEAD: return config->head_dim;
+    case HEADS_OF_Q: return heads;
     case Q_ROWS: return heads * config->head_dim;
     case KV_ROWS: return (uint64_t)config->kv_heads * config->head_dim;
     case EXPERTS: return config->experts;

@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,17 +14,25 @@
 
 typedef struct packer {
     const coterie_model_t *model;
+    coterie_expert_format_t format; /* of what is written */
+    coterie_loss_t loss;
     coterie_pack_options_t options;
     coterie_output_t output;
     uint64_t position;    /* in the output */
     uint64_t done, total; /* bytes of records and tensors */
     void *buffer;         /* for the largest of them */
+    void *data;           /* the one that is to be written */
+    void *recast;         /* for a record in another dtype, or NULL */
     json_t *records, *tensors;
 } packer_t;
 
-static coterie_status_t packer_init(packer_t *packer);
+static coterie_status_t packer_init(packer_t *packer, const char *path);
+static coterie_status_t format_choose(packer_t *packer, const char *path);
 static coterie_status_t store_write(packer_t *packer);
 static coterie_status_t records_write(packer_t *packer);
+static coterie_status_t record_recast(packer_t *packer, uint32_t moe_layer,
+                                      uint32_t expert);
+static void loss_note(packer_t *packer);
 static coterie_status_t tensors_write(packer_t *packer);
 static coterie_status_t data_write(packer_t *packer, uint64_t size,
                                    json_t *entry, json_t *list);
@@ -49,7 +58,7 @@ coterie_status_t coterie_model_pack(const coterie_model_t *model,
                                   sizeof(packer.options), "coterie_model_pack");
     if (status != COTERIE_OK)
         return status;
-    status = packer_init(&packer);
+    status = packer_init(&packer, path);
     if (status == COTERIE_OK)
         status = coterie_output_open(path, packer.options.force != 0,
                                      &packer.output);
@@ -61,17 +70,22 @@ coterie_status_t coterie_model_pack(const coterie_model_t *model,
     json_decref(packer.records);
     json_decref(packer.tensors);
     free(packer.buffer);
+    free(packer.recast);
     return status;
 }
 
 /* One buffer for everything: memory stays at the largest tensor's size. */
-static coterie_status_t packer_init(packer_t *packer)
+static coterie_status_t packer_init(packer_t *packer, const char *path)
 {
     const coterie_model_t *model = packer->model;
     const coterie_tensors_t *tensors = &model->source->tensors;
     uint64_t largest = model->format.record_size;
+    coterie_status_t status = format_choose(packer, path);
 
-    packer->total = largest * model->shape.config.moe_layers *
+    if (status != COTERIE_OK)
+        return status;
+    packer->total = packer->format.record_size *
+                    model->shape.config.moe_layers *
                     model->shape.config.experts;
     for (size_t i = 0; i < tensors->count; i++) {
         uint64_t size = tensors->items[i].size;
@@ -81,12 +95,32 @@ static coterie_status_t packer_init(packer_t *packer)
         largest = size > largest ? size : largest;
     }
     packer->buffer = malloc(largest);
+    if (packer->format.dtype != model->format.dtype)
+        packer->recast = malloc(packer->format.record_size);
     packer->records = json_array();
     packer->tensors = json_array();
     if (packer->buffer == NULL || packer->records == NULL ||
-        packer->tensors == NULL)
+        packer->tensors == NULL ||
+        (packer->recast == NULL &&
+         packer->format.dtype != model->format.dtype))
         return coterie_fail_memory(largest, "the largest tensor");
     return COTERIE_OK;
+}
+
+/* The model's own, which is written bit for bit, or the one asked for. */
+static coterie_status_t format_choose(packer_t *packer, const char *path)
+{
+    const coterie_model_t *model = packer->model;
+    uint32_t dtype = packer->options.dtype;
+
+    packer->format = model->format;
+    if (dtype == 0 || dtype == model->format.dtype)
+        return COTERIE_OK;
+    if (dtype > COTERIE_DTYPE_MXFP4)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "coterie_model_pack: there is no dtype %u", dtype);
+    return coterie_expert_format_init(&model->shape.config, dtype, path,
+                                      &packer->format);
 }
 
 static coterie_status_t store_write(packer_t *packer)
@@ -117,15 +151,42 @@ static coterie_status_t records_write(packer_t *packer)
     for (uint32_t i = 0; i < count && status == COTERIE_OK; i++) {
         uint32_t l = i / config->experts, e = i % config->experts;
         status = coterie_model_expert(model, l, e, packer->buffer);
+        if (status == COTERIE_OK && packer->recast != NULL)
+            status = record_recast(packer, l, e);
+        packer->data =
+            packer->recast != NULL ? packer->recast : packer->buffer;
         if (status == COTERIE_OK)
             status = data_write(
-                packer, model->format.record_size,
+                packer, packer->format.record_size,
                 json_pack("{s:I, s:I, s:I}", "moe_layer", (json_int_t)l,
                           "expert", (json_int_t)e, "layout",
-                          (json_int_t)model->format.layout),
+                          (json_int_t)packer->format.layout),
                 packer->records);
     }
+    if (packer->recast != NULL && status == COTERIE_OK)
+        loss_note(packer);
     return status;
+}
+
+static coterie_status_t record_recast(packer_t *packer, uint32_t moe_layer,
+                                      uint32_t expert)
+{
+    const coterie_model_t *model = packer->model;
+    char what[512];
+
+    snprintf(what, sizeof(what), "%s: expert (%u, %u)", model->source->path,
+             moe_layer, expert);
+    return coterie_record_recast(&model->format, packer->buffer,
+                                 &packer->format, what, packer->recast,
+                                 &packer->loss);
+}
+
+static void loss_note(packer_t *packer)
+{
+    packer->format.packed_from = packer->model->format.dtype;
+    if (packer->loss.whole > 0)
+        packer->format.error =
+            (float)sqrt(packer->loss.difference / packer->loss.whole);
 }
 
 /* As they are stored: a store loses no bits and gains none. */
@@ -139,19 +200,20 @@ static coterie_status_t tensors_write(packer_t *packer)
         const coterie_tensor_t *tensor = &source->tensors.items[i];
         if (tensor->role != COTERIE_TENSOR_DENSE)
             continue;
+        packer->data = packer->buffer;
         status = source->ops->read(source, tensor, packer->buffer);
         if (status == COTERIE_OK)
             status = data_write(
                 packer, tensor->size,
                 json_pack("{s:s, s:s, s:o}", "name", tensor->name, "dtype",
-                          coterie_dtype_name(tensor->dtype), "shape",
+                          coterie_tensor_dtype_name(tensor->dtype), "shape",
                           shape_list(tensor)),
                 packer->tensors);
     }
     return status;
 }
 
-/* Writes size bytes of the buffer and moves their completed entry to list. */
+/* Writes size bytes of the data and moves their completed entry to list. */
 static coterie_status_t data_write(packer_t *packer, uint64_t size,
                                    json_t *entry, json_t *list)
 {
@@ -164,11 +226,11 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
     failed = json_object_set_new(entry, "offset",
                                  json_integer((json_int_t)packer->position));
     failed |= json_object_set_new(entry, "xxh3",
-                                  hash_list(packer->buffer, size));
+                                  hash_list(packer->data, size));
     failed |= json_array_append_new(list, entry);
     if (failed)
         return coterie_fail_memory(size / COTERIE_STORE_CHUNK, "the index");
-    status = coterie_output_write(&packer->output, packer->buffer, size);
+    status = coterie_output_write(&packer->output, packer->data, size);
     packer->position += size;
     if (status == COTERIE_OK)
         status = block_pad(packer);
@@ -239,14 +301,24 @@ static coterie_status_t index_write(packer_t *packer)
 
 static char *index_text(packer_t *packer)
 {
-    const coterie_model_t *model = packer->model;
-    json_t *index = json_pack(
-        "{s:s, s:{s:s, s:I, s:O}, s:O}", "config", model->source->config_text,
-        "experts", "dtype", coterie_dtype_name(model->format.dtype),
-        "record_size", (json_int_t)model->format.record_size, "records",
-        packer->records, "tensors", packer->tensors);
-    char *text = json_dumps(index, JSON_COMPACT);
+    const coterie_expert_format_t *format = &packer->format;
+    json_t *experts = json_pack(
+        "{s:s, s:I}", "dtype", coterie_dtype_name(format->dtype),
+        "record_size", (json_int_t)format->record_size);
+    json_t *lossy = json_pack(
+        "{s:s, s:f}", "packed_from", coterie_dtype_name(format->packed_from),
+        "error", (double)format->error);
+    json_t *index;
+    char *text;
 
+    if (format->packed_from != 0)
+        json_object_update(experts, lossy);
+    json_object_set(experts, "records", packer->records);
+    index = json_pack("{s:s, s:o, s:O}", "config",
+                      packer->model->source->config_text, "experts", experts,
+                      "tensors", packer->tensors);
+    text = json_dumps(index, JSON_COMPACT);
+    json_decref(lossy);
     json_decref(index);
     return text;
 }

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "experts/rope.h"
 
+static int may_have_yarn(uint32_t arch);
 static void refuse_partial(coterie_keys_t *keys);
 static const char *scaling_type(const coterie_keys_t *scaling);
 static void yarn_read(coterie_keys_t *scaling, coterie_model_config_t *config);
@@ -29,15 +30,22 @@ void coterie_rope_read(coterie_keys_t *keys, coterie_model_config_t *config)
     refuse_partial(keys);
     refuse_partial(&scaling);
     type = scaling_type(&scaling);
-    if (strcmp(type, "yarn") == 0 && config->arch == COTERIE_ARCH_DEEPSEEK_V2)
+    if (strcmp(type, "yarn") == 0 && may_have_yarn(config->arch))
         yarn_read(&scaling, config);
     else if (strcmp(type, "default") != 0)
         coterie_keys_refuse(keys, key,
-                            "the default type, and yarn for deepseek_v2");
+                            "the default type, and yarn for deepseek_v2, "
+                            "deepseek_v3 and gpt_oss");
     if (keys->status == COTERIE_OK)
         keys->status = scaling.status;
     if (!(config->rope_theta > 0))
         coterie_keys_malformed(keys, "rope_theta", "is not positive");
+}
+
+static int may_have_yarn(uint32_t arch)
+{
+    return arch == COTERIE_ARCH_DEEPSEEK_V2 ||
+           arch == COTERIE_ARCH_DEEPSEEK_V3 || arch == COTERIE_ARCH_GPT_OSS;
 }
 
 static void refuse_partial(coterie_keys_t *keys)
@@ -71,6 +79,7 @@ static void yarn_read(coterie_keys_t *scaling, coterie_model_config_t *config)
         coterie_keys_real_or(scaling, "mscale_all_dim", 0);
     config->rope_original_max = coterie_keys_real_or(
         scaling, "original_max_position_embeddings", 4096);
+    config->rope_truncate = coterie_keys_flag_or(scaling, "truncate", 1);
     if (!(config->rope_factor >= 1))
         coterie_keys_malformed(scaling, "factor", "of yarn is below 1");
     if (!(config->rope_original_max >= 1))
@@ -78,14 +87,15 @@ static void yarn_read(coterie_keys_t *scaling, coterie_model_config_t *config)
                                "is below 1");
 }
 
-/* Yarn has grown keys over time (truncate, attention_factor); one that is not
+/* Yarn has grown keys over time (attention_factor); one that is not
  * computed here must not pass unseen. */
 static void refuse_unknown(coterie_keys_t *scaling)
 {
     static const char *const known[] = {
         "type",      "rope_type", "rope_theta",     "factor",
         "beta_fast", "beta_slow", "mscale",         "mscale_all_dim",
-        "original_max_position_embeddings", "partial_rotary_factor"};
+        "original_max_position_embeddings", "partial_rotary_factor",
+        "truncate"};
     const char *key;
     json_t *value;
 

@@ -4,10 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <coterie/ffn.h>
+#include <coterie/kernels.h>
+
 #include "base/error.h"
-#include "experts/shape.h"
 #include "experts/configkeys.h"
 #include "experts/rope.h"
+#include "experts/shape.h"
 
 enum { LAYERS_MAX = 1 << 12, EXPERTS_MAX = 1 << 16 };
 
@@ -18,8 +21,11 @@ static void mixtral_read(coterie_keys_t *keys, coterie_model_config_t *config);
 static void qwen2_read(coterie_keys_t *keys, coterie_model_config_t *config);
 static void qwen3_read(coterie_keys_t *keys, coterie_model_config_t *config);
 static void olmoe_read(coterie_keys_t *keys, coterie_model_config_t *config);
-static void deepseek_read(coterie_keys_t *keys,
-                          coterie_model_config_t *config);
+static void deepseek_v2_read(coterie_keys_t *keys,
+                             coterie_model_config_t *config);
+static void deepseek_v3_read(coterie_keys_t *keys,
+                             coterie_model_config_t *config);
+static void gpt_oss_read(coterie_keys_t *keys, coterie_model_config_t *config);
 
 static const struct arch {
     uint32_t arch;
@@ -30,7 +36,9 @@ static const struct arch {
     {COTERIE_ARCH_QWEN2_MOE, "qwen2_moe", qwen2_read},
     {COTERIE_ARCH_QWEN3_MOE, "qwen3_moe", qwen3_read},
     {COTERIE_ARCH_OLMOE, "olmoe", olmoe_read},
-    {COTERIE_ARCH_DEEPSEEK_V2, "deepseek_v2", deepseek_read},
+    {COTERIE_ARCH_DEEPSEEK_V2, "deepseek_v2", deepseek_v2_read},
+    {COTERIE_ARCH_DEEPSEEK_V3, "deepseek_v3", deepseek_v3_read},
+    {COTERIE_ARCH_GPT_OSS, "gpt_oss", gpt_oss_read},
 };
 
 enum { ARCH_COUNT = sizeof(archs) / sizeof(archs[0]) };
@@ -41,8 +49,11 @@ static void head_dim_read(coterie_keys_t *keys,
                           coterie_model_config_t *config);
 static void qwen_read(coterie_keys_t *keys, coterie_model_config_t *config);
 static uint32_t shared_width(coterie_keys_t *keys, uint32_t ffn);
+static void deepseek_read(coterie_keys_t *keys,
+                          coterie_model_config_t *config);
 static void groups_read(coterie_keys_t *keys, coterie_model_config_t *config);
-static void refuse_settings(coterie_keys_t *keys);
+static void refuse_settings(coterie_keys_t *keys, uint32_t arch);
+static void refuse_quantisation(coterie_keys_t *keys, uint32_t arch);
 static void refuse_sliding_window(coterie_keys_t *keys, uint32_t positions);
 static void check_router(coterie_keys_t *keys,
                          const coterie_model_config_t *config);
@@ -50,6 +61,7 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape);
 static int layer_has_experts(coterie_keys_t *keys, uint32_t arch,
                              uint32_t layer);
 static int layer_is_listed(const json_t *list, uint32_t layer);
+static uint32_t layer_window(coterie_keys_t *keys, uint32_t layer);
 
 coterie_status_t coterie_shape_read(const char *text, const char *path,
                                     coterie_shape_t *shape_p)
@@ -95,6 +107,7 @@ void coterie_shape_clear(coterie_shape_t *shape)
 {
     free(shape->layer_of);
     free(shape->moe_layer_of);
+    free(shape->window_of);
     memset(shape, 0, sizeof(*shape));
 }
 
@@ -141,8 +154,10 @@ static void common_read(coterie_keys_t *keys, coterie_model_config_t *config)
         config->heads % config->kv_heads != 0)
         coterie_keys_malformed(keys, "num_key_value_heads",
                                "does not divide num_attention_heads");
-    refuse_settings(keys);
-    refuse_sliding_window(keys, config->max_position);
+    refuse_settings(keys, config->arch);
+    refuse_quantisation(keys, config->arch);
+    if (config->arch != COTERIE_ARCH_GPT_OSS)
+        refuse_sliding_window(keys, config->max_position);
     coterie_rope_read(keys, config);
 }
 
@@ -197,6 +212,55 @@ static void olmoe_read(coterie_keys_t *keys, coterie_model_config_t *config)
     config->clip_qkv = coterie_keys_real_or(keys, "clip_qkv", 0);
 }
 
+static void deepseek_v2_read(coterie_keys_t *keys,
+                             coterie_model_config_t *config)
+{
+    const char *method =
+        json_string_value(coterie_keys_get(keys, "topk_method"));
+
+    deepseek_read(keys, config);
+    /* The published code and transformers' disagree on what true means. */
+    if (coterie_keys_flag_or(keys, "norm_topk_prob", 0))
+        coterie_keys_refuse(keys, "norm_topk_prob", "false");
+    /* Plain top-k leaves both counts at 0, whatever n_group says. */
+    if (method == NULL || strcmp(method, "greedy") == 0)
+        return;
+    if (strcmp(method, "group_limited_greedy") != 0)
+        coterie_keys_refuse(keys, "topk_method",
+                            "greedy, group_limited_greedy");
+    groups_read(keys, config);
+}
+
+static void deepseek_v3_read(coterie_keys_t *keys,
+                             coterie_model_config_t *config)
+{
+    const char *method =
+        json_string_value(coterie_keys_get(keys, "topk_method"));
+
+    deepseek_read(keys, config);
+    config->scoring = COTERIE_SCORING_SIGMOID;
+    config->norm_topk = coterie_keys_flag_or(keys, "norm_topk_prob", 1);
+    if (method != NULL && strcmp(method, "noaux_tc") != 0)
+        coterie_keys_refuse(keys, "topk_method", "noaux_tc");
+    if (!coterie_keys_flag_or(keys, "rope_interleave", 1))
+        coterie_keys_refuse(keys, "rope_interleave", "true");
+    groups_read(keys, config);
+}
+
+static void gpt_oss_read(coterie_keys_t *keys, coterie_model_config_t *config)
+{
+    head_dim_read(keys, config);
+    config->experts = coterie_keys_count(keys, "num_local_experts");
+    config->ffn = coterie_keys_count(keys, "intermediate_size");
+    config->qkv_bias = config->attention_bias =
+        coterie_keys_flag_or(keys, "attention_bias", 1);
+    config->norm_topk = 1; /* softmax over the chosen is the same */
+    config->expert_bias = 1;
+    config->activation = COTERIE_ACTIVATION_SWIGLU_CLAMPED;
+    config->swiglu_alpha = 1.702f; /* no key: always */
+    config->swiglu_limit = coterie_keys_real_or(keys, "swiglu_limit", 7);
+}
+
 static void deepseek_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
     config->kv_heads = config->heads; /* each has its own, from the latent */
@@ -215,10 +279,6 @@ static void deepseek_read(coterie_keys_t *keys, coterie_model_config_t *config)
     if (config->qk_rope_dim % 2 != 0)
         coterie_keys_malformed(keys, "qk_rope_head_dim",
                                "is odd; rotary positions need pairs");
-    /* The published code and transformers' disagree on what true means. */
-    if (coterie_keys_flag_or(keys, "norm_topk_prob", 0))
-        coterie_keys_refuse(keys, "norm_topk_prob", "false");
-    groups_read(keys, config);
 }
 
 /* All shared experts act as one of their summed width. */
@@ -233,17 +293,8 @@ static uint32_t shared_width(coterie_keys_t *keys, uint32_t ffn)
     return (uint32_t)(count * ffn);
 }
 
-/* Plain top-k leaves both counts at 0, whatever n_group says. */
 static void groups_read(coterie_keys_t *keys, coterie_model_config_t *config)
 {
-    const char *method =
-        json_string_value(coterie_keys_get(keys, "topk_method"));
-
-    if (method == NULL || strcmp(method, "greedy") == 0)
-        return;
-    if (strcmp(method, "group_limited_greedy") != 0)
-        coterie_keys_refuse(keys, "topk_method",
-                            "greedy, group_limited_greedy");
     config->group_count = coterie_keys_count(keys, "n_group");
     config->group_topk = coterie_keys_count(keys, "topk_group");
     if (config->group_count == 0 ||
@@ -258,13 +309,16 @@ static void groups_read(coterie_keys_t *keys, coterie_model_config_t *config)
 }
 
 /* Settings that would change the results and that nothing here computes. */
-static void refuse_settings(coterie_keys_t *keys)
+static void refuse_settings(coterie_keys_t *keys, uint32_t arch)
 {
-    static const struct {
+    const struct {
         const char *key, *only;
-    } words[] = {{"hidden_act", "silu"}, {"scoring_func", "softmax"}};
-    static const char *const off[] = {"attention_bias", "mlp_bias",
-                                      "quantization_config"};
+    } words[] = {{"hidden_act", "silu"},
+                 {"scoring_func", arch == COTERIE_ARCH_DEEPSEEK_V3
+                                      ? "sigmoid"
+                                      : "softmax"}};
+    static const char *const off[] = {"mlp_bias", "attention_bias"};
+    size_t off_count = arch == COTERIE_ARCH_GPT_OSS ? 1 : 2;
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         const json_t *value = coterie_keys_get(keys, words[i].key);
@@ -272,11 +326,35 @@ static void refuse_settings(coterie_keys_t *keys)
         if (value != NULL && (text == NULL || strcmp(text, words[i].only)))
             coterie_keys_refuse(keys, words[i].key, words[i].only);
     }
-    for (size_t i = 0; i < sizeof(off) / sizeof(off[0]); i++) {
+    for (size_t i = 0; i < off_count; i++) {
         const json_t *value = coterie_keys_get(keys, off[i]);
         if (value != NULL && !json_is_false(value))
             coterie_keys_refuse(keys, off[i], "false, or no such key");
     }
+}
+
+/* Only the way in which a model was published is read. */
+static void refuse_quantisation(coterie_keys_t *keys, uint32_t arch)
+{
+    static const char key[] = "quantization_config";
+    const json_t *object = coterie_keys_get(keys, key), *sides;
+    const char *method =
+        json_string_value(json_object_get(object, "quant_method"));
+
+    if (object == NULL || json_is_false(object))
+        return;
+    if (arch == COTERIE_ARCH_GPT_OSS && method != NULL &&
+        strcmp(method, "mxfp4") == 0)
+        return;
+    sides = json_object_get(object, "weight_block_size");
+    if (arch == COTERIE_ARCH_DEEPSEEK_V3 && method != NULL &&
+        strcmp(method, "fp8") == 0 &&
+        json_integer_value(json_array_get(sides, 0)) == COTERIE_FP8_BLOCK &&
+        json_integer_value(json_array_get(sides, 1)) == COTERIE_FP8_BLOCK)
+        return;
+    coterie_keys_refuse(keys, key,
+                        "no such key; fp8 in blocks of 128 x 128 for "
+                        "deepseek_v3, mxfp4 for gpt_oss");
 }
 
 /* A window that no position can reach past is none. */
@@ -321,12 +399,16 @@ static void layers_read(coterie_keys_t *keys, coterie_shape_t *shape)
     /* Room for all layers: how many have experts is not known yet. */
     shape->layer_of = malloc(size);
     shape->moe_layer_of = malloc(size);
-    if (shape->layer_of == NULL || shape->moe_layer_of == NULL) {
+    shape->window_of = calloc(config->layers, sizeof(uint32_t));
+    if (shape->layer_of == NULL || shape->moe_layer_of == NULL ||
+        shape->window_of == NULL) {
         keys->status = coterie_fail_memory(size, "the list of layers");
         return;
     }
     for (uint32_t layer = 0; layer < config->layers; layer++) {
         shape->moe_layer_of[layer] = COTERIE_NO_LAYER;
+        if (config->arch == COTERIE_ARCH_GPT_OSS)
+            shape->window_of[layer] = layer_window(keys, layer);
         if (layer_has_experts(keys, config->arch, layer)) {
             shape->moe_layer_of[layer] = config->moe_layers;
             shape->layer_of[config->moe_layers++] = layer;
@@ -360,6 +442,7 @@ static int layer_has_experts(coterie_keys_t *keys, uint32_t arch,
                !layer_is_listed(coterie_keys_get(keys, "mlp_only_layers"),
                                 layer);
     case COTERIE_ARCH_DEEPSEEK_V2:
+    case COTERIE_ARCH_DEEPSEEK_V3:
         step = coterie_keys_count_or(keys, "moe_layer_freq", 1);
         return step > 0 && layer % step == 0 &&
                layer >= coterie_keys_count_or(keys, "first_k_dense_replace", 0);
@@ -374,4 +457,20 @@ static int layer_is_listed(const json_t *list, uint32_t layer)
         if (json_integer_value(json_array_get(list, i)) == (json_int_t)layer)
             return 1;
     return 0;
+}
+
+/* gpt-oss: every other layer, the first among them, unless there is a list. */
+static uint32_t layer_window(coterie_keys_t *keys, uint32_t layer)
+{
+    const json_t *types = coterie_keys_get(keys, "layer_types");
+    const char *type = json_string_value(json_array_get(types, layer));
+
+    if (types == NULL)
+        type = layer % 2 == 0 ? "sliding_attention" : "full_attention";
+    if (type != NULL && strcmp(type, "full_attention") == 0)
+        return 0;
+    if (type == NULL || strcmp(type, "sliding_attention") != 0)
+        coterie_keys_refuse(keys, "layer_types",
+                            "sliding_attention or full_attention a layer");
+    return coterie_keys_count(keys, "sliding_window");
 }

@@ -8,6 +8,7 @@ typedef struct coterie_shape {
     coterie_model_config_t config;
     uint32_t *layer_of;     /* [moe_layers] */
     uint32_t *moe_layer_of; /* [layers]; COTERIE_NO_LAYER where dense */
+    uint32_t *window_of;    /* [layers]: positions seen; 0 = all */
 } coterie_shape_t;
 
 /* Reads config.json's text; what the forward pass would get wrong is refused

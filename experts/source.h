@@ -45,9 +45,4 @@ coterie_status_t coterie_source_init(coterie_source_t *source,
 /* Frees the base's members; for the kinds' own close. */
 void coterie_source_clear(coterie_source_t *source);
 
-/* The format that ROWS gives experts of this shape. */
-void coterie_expert_format_init(const coterie_model_config_t *config,
-                                uint32_t dtype,
-                                coterie_expert_format_t *format);
-
 #endif

@@ -27,7 +27,9 @@ typedef struct store {
     coterie_datafile_t file;
     coterie_expert_format_t format;
     uint64_t record_size; /* as the index says */
-    uint32_t dtype;       /* of the experts, as the index says */
+    uint32_t dtype;       /* of the experts, as the index says, */
+    uint32_t packed_from; /* and what they were before, or 0, */
+    double error;         /* and what that lost */
     uint32_t experts;     /* a layer; known once bound */
     record_t *records;
     size_t record_count;
@@ -130,8 +132,13 @@ static coterie_status_t store_bind(coterie_source_t *source,
     store_t *store = (store_t *)source;
     const coterie_model_config_t *config = &shape->config;
     uint64_t right = (uint64_t)config->moe_layers * config->experts;
+    coterie_status_t status = coterie_expert_format_init(
+        config, store->dtype, source->path, &store->format);
 
-    coterie_expert_format_init(config, store->dtype, &store->format);
+    if (status != COTERIE_OK)
+        return status;
+    store->format.packed_from = store->packed_from;
+    store->format.error = (float)store->error;
     if (store->record_count != right)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: %zu expert records; its config asks for "
@@ -321,18 +328,17 @@ static coterie_status_t experts_read(store_t *store, const json_t *experts)
 {
     const char *path = store->base.path;
     const char *dtype = json_string_value(json_object_get(experts, "dtype"));
+    const char *before =
+        json_string_value(json_object_get(experts, "packed_from"));
     json_int_t size =
         json_integer_value(json_object_get(experts, "record_size"));
     const json_t *records = json_object_get(experts, "records");
     size_t count = json_array_size(records);
-    coterie_status_t status;
+    coterie_status_t status = COTERIE_OK;
 
     if (dtype == NULL || count == 0 || size <= 0)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: the index tells of no experts", path);
-    status = coterie_dtype_parse(dtype, path, "experts", &store->dtype);
-    if (status != COTERIE_OK)
-        return status;
     store->record_size = (uint64_t)size;
     store->records = calloc(count, sizeof(*store->records));
     if (store->records == NULL)
@@ -340,6 +346,11 @@ static coterie_status_t experts_read(store_t *store, const json_t *experts)
     for (size_t i = 0; i < count && status == COTERIE_OK; i++)
         status = record_read(store, json_array_get(records, i), i);
     store->record_count = count;
+    if (status == COTERIE_OK)
+        status = coterie_dtype_parse(dtype, &store->dtype);
+    if (status == COTERIE_OK && before != NULL)
+        status = coterie_dtype_parse(before, &store->packed_from);
+    store->error = json_number_value(json_object_get(experts, "error"));
     return status;
 }
 

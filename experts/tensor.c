@@ -5,26 +5,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/dtype.h"
 #include "base/error.h"
 #include "experts/tensor.h"
 
 static const struct dtype {
-    uint32_t dtype;
+    uint32_t dtype, element; /* bytes */
     const char *name;
 } dtypes[] = {
-    {COTERIE_DTYPE_F32, "F32"},
-    {COTERIE_DTYPE_F16, "F16"},
-    {COTERIE_DTYPE_BF16, "BF16"},
+    {COTERIE_DTYPE_F32, 4, "F32"},
+    {COTERIE_DTYPE_F16, 2, "F16"},
+    {COTERIE_DTYPE_BF16, 2, "BF16"},
+    {COTERIE_DTYPE_FP8, 1, "F8_E4M3"},
+    {COTERIE_TENSOR_BYTES, 1, "U8"},
 };
 
 enum { DTYPE_COUNT = sizeof(dtypes) / sizeof(dtypes[0]) };
 
+static coterie_status_t dtype_parse(const char *name, const char *path,
+                                    const char *what, uint32_t *dtype_p);
 static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor);
 static int compare_names(const void *a, const void *b);
 
-const char *coterie_dtype_name(uint32_t dtype)
+const char *coterie_tensor_dtype_name(uint32_t dtype)
 {
     for (size_t i = 0; i < DTYPE_COUNT; i++)
         if (dtypes[i].dtype == dtype)
@@ -32,17 +35,12 @@ const char *coterie_dtype_name(uint32_t dtype)
     return "unknown";
 }
 
-coterie_status_t coterie_dtype_parse(const char *name, const char *path,
-                                     const char *what, uint32_t *dtype_p)
+uint32_t coterie_tensor_element(uint32_t dtype)
 {
     for (size_t i = 0; i < DTYPE_COUNT; i++)
-        if (strcmp(dtypes[i].name, name) == 0) {
-            *dtype_p = dtypes[i].dtype;
-            return COTERIE_OK;
-        }
-    return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                        "%s: %s has dtype %s; F32, F16 and BF16 are supported",
-                        path, what, name);
+        if (dtypes[i].dtype == dtype)
+            return dtypes[i].element;
+    return 0;
 }
 
 coterie_status_t coterie_tensor_parse(const json_t *entry, const char *path,
@@ -56,18 +54,34 @@ coterie_status_t coterie_tensor_parse(const json_t *entry, const char *path,
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: %s has no dtype or no shape", path,
                             tensor->name);
-    status = coterie_dtype_parse(dtype, path, tensor->name, &tensor->dtype);
+    status = dtype_parse(dtype, path, tensor->name, &tensor->dtype);
     if (status != COTERIE_OK)
         return status;
     return shape_parse(shape, path, tensor);
 }
 
+static coterie_status_t dtype_parse(const char *name, const char *path,
+                                    const char *what, uint32_t *dtype_p)
+{
+    for (size_t i = 0; i < DTYPE_COUNT; i++)
+        if (strcmp(dtypes[i].name, name) == 0) {
+            *dtype_p = dtypes[i].dtype;
+            return COTERIE_OK;
+        }
+    return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                        "%s: %s has dtype %s; F32, F16, BF16, F8_E4M3 and U8 "
+                        "are supported",
+                        path, what, name);
+}
+
 /* Sizes come from a file: the product is checked before it is formed. */
+static coterie_status_t dtype_parse(const char *name, const char *path,
+                                    const char *what, uint32_t *dtype_p);
 static coterie_status_t shape_parse(const json_t *shape, const char *path,
                                     coterie_tensor_t *tensor)
 {
     size_t rank = json_array_size(shape);
-    uint64_t size = coterie_dtype_size(tensor->dtype);
+    uint64_t size = coterie_tensor_element(tensor->dtype);
 
     if (rank > COTERIE_TENSOR_RANK_MAX)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,

@@ -7,6 +7,9 @@
 
 enum { COTERIE_TENSOR_RANK_MAX = 4, COTERIE_TENSOR_SHAPE_TEXT = 96 };
 
+/* Beside coterie_dtype_t: bytes, which are codes of some format. */
+enum { COTERIE_TENSOR_BYTES = 0x100 };
+
 /* What the model's architecture makes of a tensor. */
 typedef enum coterie_tensor_role {
     COTERIE_TENSOR_UNKNOWN = 0,
@@ -17,7 +20,7 @@ typedef enum coterie_tensor_role {
 
 typedef struct coterie_tensor {
     char *name;
-    uint32_t dtype; /* coterie_dtype_t */
+    uint32_t dtype; /* coterie_dtype_t, or COTERIE_TENSOR_BYTES */
     uint32_t role;  /* coterie_tensor_role_t */
     uint32_t rank;
     uint32_t file; /* ordinal of the shard */
@@ -31,12 +34,11 @@ typedef struct coterie_tensors {
     size_t count, room;
 } coterie_tensors_t;
 
-/* As safetensors spells it: "F32", "F16", "BF16". */
-const char *coterie_dtype_name(uint32_t dtype);
+/* As safetensors spells it: "F32", "F16", "BF16", "F8_E4M3", "U8". */
+const char *coterie_tensor_dtype_name(uint32_t dtype);
 
-/* @return ERR_UNSUPPORTED for any other; `what` names its bearer */
-coterie_status_t coterie_dtype_parse(const char *name, const char *path,
-                                     const char *what, uint32_t *dtype_p);
+/* Bytes of one element of a tensor. */
+uint32_t coterie_tensor_element(uint32_t dtype);
 
 /* Reads "dtype" and "shape" of a JSON object into tensor, and the size they
  * make; tensor->name names it in errors about path. */

@@ -18,6 +18,7 @@ static coterie_status_t allocate(coterie_bank_t *bank);
 static coterie_status_t load(coterie_bank_t *bank,
                              const coterie_model_t *model,
                              const coterie_placement_options_t *view);
+static const void *place_of(const unsigned char *record, uint64_t offset);
 static coterie_status_t serve(coterie_bank_t *bank,
                               const coterie_placement_options_t *view);
 static int32_t expert_of(const coterie_bank_t *bank,
@@ -185,6 +186,23 @@ static void guess_all(const coterie_bank_t *bank, uint32_t layer,
     }
 }
 
+coterie_expert_weights_t coterie_bank_weights(
+    const coterie_expert_format_t *format, const unsigned char *record)
+{
+    const coterie_expert_format_t *f = format;
+
+    return (coterie_expert_weights_t){
+        .gate = record + f->gate_offset,
+        .up = record + f->up_offset,
+        .down = record + f->down_offset,
+        .gate_scale = place_of(record, f->gate_scale_offset),
+        .up_scale = place_of(record, f->up_scale_offset),
+        .down_scale = place_of(record, f->down_scale_offset),
+        .gate_bias = place_of(record, f->gate_bias_offset),
+        .up_bias = place_of(record, f->up_bias_offset),
+        .down_bias = place_of(record, f->down_bias_offset)};
+}
+
 /* A bank without its experts. */
 static coterie_status_t bank_begin(const coterie_placement_options_t *view,
                                    uint32_t rank, coterie_bank_t **bank_p)
@@ -217,7 +235,10 @@ static coterie_status_t format_check(coterie_bank_t *bank)
                             format->layout, COTERIE_LAYOUT_PANELS);
     bank->shape = (coterie_ffn_shape_t){.hidden = format->hidden,
                                         .ffn = format->ffn,
-                                        .dtype = format->dtype};
+                                        .dtype = format->dtype,
+                                        .activation = format->activation,
+                                        .alpha = format->alpha,
+                                        .limit = format->limit};
     return coterie_ffn_supported(&bank->shape);
 }
 
@@ -255,14 +276,17 @@ static coterie_status_t load(coterie_bank_t *bank,
             if (status != COTERIE_OK)
                 return status;
             bank->experts[(size_t)layer * bank->slot_count + slot] =
-                (coterie_expert_weights_t){
-                    .gate = record + bank->format.gate_offset,
-                    .up = record + bank->format.up_offset,
-                    .down = record + bank->format.down_offset};
+                coterie_bank_weights(&bank->format, record);
             record += bank->format.record_size;
         }
     }
     return COTERIE_OK;
+}
+
+/* Scales and biases may be missing; no record begins with them. */
+static const void *place_of(const unsigned char *record, uint64_t offset)
+{
+    return offset == 0 ? NULL : record + offset;
 }
 
 static coterie_status_t serve(coterie_bank_t *bank,

@@ -28,6 +28,10 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
                                       const float *x, float *sums,
                                       void *scratch);
 
+/* Where an expert's record, in memory, has what the kernels need. */
+coterie_expert_weights_t coterie_bank_weights(
+    const coterie_expert_format_t *format, const unsigned char *record);
+
 /* bank_tiers.c: the same of a bank that has tiers. */
 size_t coterie_bank_tiers_scratch(const coterie_bank_t *bank);
 coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,

@@ -181,14 +181,11 @@ static void rest_guess(wave_t *w)
 static void expert_compute(wave_t *w, uint32_t slot,
                            const unsigned char *record, bool alone)
 {
-    const coterie_expert_format_t *format = &w->bank->format;
     const uint32_t *first = w->rows->first + slot;
     const uint32_t pairs = pairs_of(w, slot), none[2] = {0, pairs};
     const size_t hidden = w->bank->shape.hidden;
-    const coterie_expert_weights_t expert = {
-        .gate = record + format->gate_offset,
-        .up = record + format->up_offset,
-        .down = record + format->down_offset};
+    const coterie_expert_weights_t expert =
+        coterie_bank_weights(&w->bank->format, record);
     coterie_expert_rows_t rows = *w->rows;
     float *outputs = w->outputs + (*first - w->rows->first[w->begin]) * hidden;
 

@@ -130,7 +130,8 @@ void model_write(const char *folder, json_t *config, uint32_t dtype)
     for (uint32_t l = 0; l < shape.config.moe_layers; l++)
         for (uint32_t e = 0; e < shape.config.experts; e++)
             for (uint32_t part = 0; part < COTERIE_EXPERT_PARTS; part++) {
-                coterie_names_expert(&shape, l, e, part, &spec);
+                coterie_names_expert(
+                    &shape, &(coterie_expert_name_t){l, e, part}, &spec);
                 spec_add(&writer, &spec);
             }
     data = malloc(writer.size);
@@ -205,7 +206,7 @@ static coterie_status_t spec_add(void *arg, const coterie_tensor_spec_t *spec)
     json_object_set_new(
         writer->header, spec->name,
         json_pack("{s:s, s:o, s:[I, I]}", "dtype",
-                  coterie_dtype_name(writer->dtype), "shape", shape,
+                  coterie_tensor_dtype_name(writer->dtype), "shape", shape,
                   "data_offsets", (json_int_t)writer->size,
                   (json_int_t)(writer->size + size)));
     writer->size += size;

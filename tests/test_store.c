@@ -270,6 +270,80 @@ Test(pack, reports_its_progress_up_to_the_end)
     folder_remove(folder);
 }
 
+Test(pack, to_every_dtype_says_what_was_lost)
+{
+    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    coterie_model_t *model, *store = NULL;
+    folder_make(folder);
+    path_in(folder, "store", path);
+    path_in(getenv("COTERIE_EXAMPLES"), "tiny-moe", from);
+    model = open_or_fail(from);
+    for (uint32_t dtype = COTERIE_DTYPE_F32; dtype <= COTERIE_DTYPE_MXFP4;
+         dtype++) {
+        coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+        int same = dtype == model->format.dtype;
+        char text[512];
+        options.dtype = dtype;
+        options.force = 1;
+        cr_assert(eq(int, COTERIE_OK,
+                     coterie_model_pack(model, path, &options)));
+        store = open_or_fail(path);
+        cr_expect(eq(u32, store->format.dtype, dtype));
+        cr_expect(eq(u32, store->format.packed_from,
+                     same ? 0 : model->format.dtype));
+        cr_expect(lt(flt, store->format.error, 0.15f));
+        cr_expect(dtype < COTERIE_DTYPE_INT8 || store->format.error > 0.001f);
+        coterie_model_describe(store, text, sizeof(text));
+        cr_expect(ne(ptr, strstr(text, coterie_dtype_name(dtype)), NULL));
+        expect_same_tensors(model, store);
+        coterie_model_close(store);
+    }
+    coterie_model_close(model);
+    folder_remove(folder);
+}
+
+Test(pack, of_a_quantised_store_is_the_same_file)
+{
+    char folder[PATH_SIZE], first[PATH_SIZE], second[PATH_SIZE];
+    char from[PATH_SIZE];
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    size_t size, again;
+    folder_make(folder);
+    path_in(folder, "first", first);
+    path_in(folder, "second", second);
+    fixture_path("gpt-oss-bf16", from);
+    coterie_model_t *model = open_or_fail(from);
+    options.dtype = COTERIE_DTYPE_INT4_ZERO;
+    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(model, first, &options)));
+    coterie_model_close(model);
+    cr_expect(eq(int, COTERIE_OK, pack(first, second, 0)));
+    void *a = file_load(first, &size), *b = file_load(second, &again);
+    cr_assert(eq(sz, size, again));
+    cr_expect(eq(int, memcmp(a, b, size), 0));
+    free(a);
+    free(b);
+    folder_remove(folder);
+}
+
+Test(pack, refuses_a_dtype_that_cannot_hold_the_experts)
+{
+    char folder[PATH_SIZE], path[PATH_SIZE], from[PATH_SIZE];
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    folder_make(folder);
+    path_in(folder, "store", path);
+    fixture_path("mixtral", from); /* its ffn is 48 */
+    coterie_model_t *model = open_or_fail(from);
+    options.dtype = COTERIE_DTYPE_INT4;
+    cr_expect(eq(int, COTERIE_ERR_UNSUPPORTED,
+                 coterie_model_pack(model, path, &options)));
+    options.dtype = COTERIE_DTYPE_MXFP4 + 1;
+    cr_expect(eq(int, COTERIE_ERR_INVALID,
+                 coterie_model_pack(model, path, &options)));
+    cr_expect(eq(sz, entries_in(folder), 0));
+    coterie_model_close(model);
+    folder_remove(folder);
+}
+
 static coterie_status_t pack(const char *from, const char *to, uint32_t force)
 {
     coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;

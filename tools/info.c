@@ -38,6 +38,7 @@ static coterie_status_t build_report(const info_options_t *o);
 static coterie_status_t kind_find(const char *path, file_kind_t *kind_p);
 static coterie_status_t model_report(const info_options_t *o,
                                      const char *path);
+static json_t *format_object(const coterie_expert_format_t *format);
 static coterie_status_t trace_report(const info_options_t *o,
                                      const char *path);
 static coterie_status_t placement_report(const info_options_t *o,
@@ -132,24 +133,44 @@ static coterie_status_t kind_find(const char *path, file_kind_t *kind_p)
 static coterie_status_t model_report(const info_options_t *o, const char *path)
 {
     coterie_model_config_t c = {.size = sizeof(c)};
+    coterie_expert_format_t f = {.size = sizeof(f)};
     coterie_model_t *model = NULL;
     coterie_status_t status = coterie_model_open(path, &model);
-    char text[256];
+    char text[320];
 
     if (status != COTERIE_OK)
         return status;
     coterie_model_config(model, &c);
+    coterie_model_expert_format(model, &f);
     coterie_model_describe(model, text, sizeof(text));
     coterie_model_close(model);
     if (o->json)
         return json_print(json_pack(
-            "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "kind", "model",
-            "description", text, "layers", (int)c.layers, "moe_layers",
-            (int)c.moe_layers, "experts", (int)c.experts, "k", (int)c.k,
-            "hidden", (int)c.hidden, "vocab", (int)c.vocab, "kv_row_size",
-            (int)kv_row_size(&c)));
-    printf("%s\n", text);
+            "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "kind",
+            "model", "description", text, "layers", (int)c.layers,
+            "moe_layers", (int)c.moe_layers, "experts", (int)c.experts, "k",
+            (int)c.k, "hidden", (int)c.hidden, "vocab", (int)c.vocab,
+            "kv_row_size", (int)kv_row_size(&c), "records",
+            format_object(&f)));
+    printf("%s\nrecords of %llu bytes, in panels\n", text,
+           (unsigned long long)f.record_size);
     return COTERIE_OK;
+}
+
+static json_t *format_object(const coterie_expert_format_t *format)
+{
+    json_t *object = json_pack(
+        "{s:s, s:s, s:I}", "dtype", coterie_dtype_name(format->dtype),
+        "layout", "panels", "size", (json_int_t)format->record_size);
+
+    if (format->packed_from != 0) {
+        json_object_set_new(
+            object, "packed_from",
+            json_string(coterie_dtype_name(format->packed_from)));
+        json_object_set_new(object, "error",
+                            json_real((double)format->error));
+    }
+    return object;
 }
 
 static coterie_status_t trace_report(const info_options_t *o, const char *path)

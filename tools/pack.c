@@ -6,7 +6,7 @@
 #include "tools/report.h"
 
 typedef struct pack_options {
-    const char *output;
+    const char *output, *dtype;
     bool force;
 } pack_options_t;
 
@@ -16,6 +16,9 @@ static int pack_run(const invocation_t *in);
 static const option_spec_t pack_specs[] = {
     {"output", 'o', OPTION_TEXT, offsetof(pack_options_t, output), "STORE",
      "where to write the store", 0, 0, NULL},
+    {"dtype", 0, OPTION_TEXT, offsetof(pack_options_t, dtype), "NAME",
+     "of the experts: f32, f16, bf16, int8, int8-group, int4, int4-zero, fp8 "
+     "or mxfp4; their own is the default", 0, 0, NULL},
     {"force", 0, OPTION_FLAG, offsetof(pack_options_t, force), NULL,
      "overwrite an existing file", 0, 0, NULL},
     {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
@@ -29,7 +32,8 @@ const command_t command_pack = {
     .details =
         "A store holds one aligned, checksummed record per expert, so that a\n"
         "rank reads its own experts and nothing else. Values are kept bit for\n"
-        "bit. 'coterie info STORE' says what is inside.\n",
+        "bit, unless --dtype gives the experts another type. 'coterie info\n"
+        "STORE' says what is inside, and what a change of type lost.\n",
     .options = pack_specs,
     .options_size = sizeof(pack_options_t),
     .run = pack_run};
@@ -40,14 +44,17 @@ static int pack_run(const invocation_t *in)
     progress_t progress = {.what = "pack"};
     coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
     coterie_model_t *model = NULL;
-    coterie_status_t status;
+    coterie_status_t status = COTERIE_OK;
 
     if (o->output == NULL)
         return command_refuse(in, "needs -o STORE");
     options.force = o->force;
     options.progress = pack_progress;
     options.progress_arg = &progress;
-    status = coterie_model_open(in->operands[0], &model);
+    if (o->dtype != NULL)
+        status = coterie_dtype_parse(o->dtype, &options.dtype);
+    if (status == COTERIE_OK)
+        status = coterie_model_open(in->operands[0], &model);
     if (status == COTERIE_OK)
         status = coterie_model_pack(model, o->output, &options);
     progress_end(&progress);

@@ -66,11 +66,15 @@ void rope_destroy(rope_t *rope)
 static void yarn_stretch(const coterie_model_config_t *config, rope_t *rope)
 {
     uint32_t width = rope->width;
-    double low = floor(yarn_turn_index(config, width, config->rope_beta_fast));
-    double high = ceil(yarn_turn_index(config, width, config->rope_beta_slow));
+    double low = yarn_turn_index(config, width, config->rope_beta_fast);
+    double high = yarn_turn_index(config, width, config->rope_beta_slow);
     float all = yarn_amplitude(config->rope_factor,
                                config->rope_mscale_all_dim);
 
+    if (config->rope_truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
     low = fmax(low, 0);
     high = fmin(high, width - 1);
     if (high <= low)

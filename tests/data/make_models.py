@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 import torch
 import transformers as tf
+from safetensors.torch import save_file
 
 LENGTHS = (1, 9, 24)
 NEW_TOKENS = 16
@@ -83,7 +84,96 @@ def deepseek_v2_groups():
                        num_experts_per_tok=4, moe_intermediate_size=12)
 
 
-# name: (maker, stored dtype, shard size)
+def deepseek_v3(**changes):
+    settings = dict(
+        num_hidden_layers=3, intermediate_size=64, moe_intermediate_size=20,
+        n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3,
+        first_k_dense_replace=1, kv_lora_rank=16, qk_nope_head_dim=12,
+        qk_rope_head_dim=8, v_head_dim=10, q_lora_rank=24, n_group=4,
+        topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True,
+        rope_theta=1e4, rms_norm_eps=1e-6, num_key_value_heads=4,
+        rope_scaling=dict(type="yarn", factor=4.0, beta_fast=32, beta_slow=1,
+                          mscale=1.0, mscale_all_dim=1.0,
+                          original_max_position_embeddings=32))
+    return tf.DeepseekV3ForCausalLM, tf.DeepseekV3Config(
+        **{**COMMON, **settings, **changes})
+
+
+def deepseek_v3_fp8():
+    # Blocks of 128 are ragged in every direction, and more than one.
+    return deepseek_v3(num_hidden_layers=2, moe_intermediate_size=132,
+                       rope_scaling=None, q_lora_rank=None)
+
+
+def gpt_oss(**changes):
+    settings = dict(
+        hidden_size=64, head_dim=16, num_hidden_layers=3,
+        intermediate_size=32, num_local_experts=6, num_experts_per_tok=3,
+        sliding_window=8, rope_theta=1.5e5, rms_norm_eps=1e-5,
+        swiglu_limit=7.0, attention_bias=True,
+        layer_types=["sliding_attention", "full_attention",
+                     "sliding_attention"],
+        rope_scaling=dict(rope_type="yarn", factor=32.0, beta_fast=32.0,
+                          beta_slow=1.0, truncate=False,
+                          original_max_position_embeddings=32))
+    return tf.GptOssForCausalLM, tf.GptOssConfig(
+        **{**COMMON, **settings, **changes})
+
+
+# A quantiser takes a model, leaves in it what it stores, decoded, and gives
+# the tensors to store and config.json's quantization_config.
+def fp8_blocks(model):
+    """DeepSeek-V3: 128 x 128 blocks, weight = q * weight_scale_inv."""
+    tensors = {}
+    for name, p in model.state_dict().items():
+        if not name.endswith("proj.weight") and "_proj" not in name:
+            keep = torch.float32 if "correction" in name else torch.bfloat16
+            tensors[name] = p.to(keep)
+            p.copy_(tensors[name].float())
+            continue
+        rows, columns = p.shape
+        q = torch.empty(p.shape, dtype=torch.float8_e4m3fn)
+        scales = torch.empty(-(-rows // 128), -(-columns // 128))
+        for i in range(0, rows, 128):
+            for j in range(0, columns, 128):
+                block = p[i:i + 128, j:j + 128]
+                scale = block.abs().max() / 448
+                scales[i // 128, j // 128] = scale
+                q[i:i + 128, j:j + 128] = (block / scale).to(q.dtype)
+                block.copy_(q[i:i + 128, j:j + 128].float() * scale)
+        tensors[name], tensors[name + "_scale_inv"] = q, scales
+    return tensors, dict(quant_method="fp8", fmt="e4m3",
+                         activation_scheme="dynamic",
+                         weight_block_size=[128, 128])
+
+
+E2M1 = torch.tensor([0, .5, 1, 1.5, 2, 3, 4, 6])
+
+
+def mxfp4_blocks(model):
+    """gpt-oss: rows of outputs, two codes a byte, the earlier one low."""
+    tensors = {}
+    for name, p in model.state_dict().items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            tensors[name] = p.to(torch.bfloat16)
+            p.copy_(tensors[name].float())
+            continue
+        groups = p.transpose(1, 2).unflatten(2, (-1, 32))
+        exponent = groups.abs().amax(-1, keepdim=True).log2().floor() - 2
+        scaled = groups / 2 ** exponent
+        codes = (scaled.abs()[..., None] - E2M1).abs().argmin(-1)
+        decoded = E2M1[codes] * scaled.sign() * 2 ** exponent
+        codes += 8 * (scaled < 0)
+        tensors[name + "_blocks"] = (
+            codes[..., ::2] + 16 * codes[..., 1::2]).to(torch.uint8)
+        tensors[name + "_scales"] = (exponent[..., 0] + 127).to(torch.uint8)
+        p.copy_(decoded.flatten(2).transpose(1, 2))
+    return tensors, dict(quant_method="mxfp4", modules_to_not_convert=[
+        "model.layers.*.self_attn", "model.layers.*.mlp.router",
+        "model.embed_tokens", "lm_head"])
+
+
+# name: (maker, stored dtype or quantiser, shard size)
 MODELS = {
     "mixtral": (mixtral, torch.bfloat16, "5GB"),
     "qwen2-moe": (qwen2_moe, torch.float32, "5GB"),
@@ -94,6 +184,10 @@ MODELS = {
     "olmoe-clip": (lambda: olmoe(clip_qkv=1.5), torch.float16, "5GB"),
     "deepseek-v2": (deepseek_v2, torch.bfloat16, "5GB"),
     "deepseek-v2-groups": (deepseek_v2_groups, torch.float32, "5GB"),
+    "deepseek-v3": (deepseek_v3, torch.bfloat16, "5GB"),
+    "deepseek-v3-fp8": (deepseek_v3_fp8, fp8_blocks, None),
+    "gpt-oss": (gpt_oss, mxfp4_blocks, None),
+    "gpt-oss-bf16": (gpt_oss, torch.bfloat16, "5GB"),
 }
 
 
@@ -107,6 +201,10 @@ def randomise(model, generator):
             p.data = 0.2 * noise
         else:
             p.data = model.config.initializer_range * noise
+    # Positive: what is out of the best groups counts as zero.
+    for name, b in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            b.copy_(0.2 * torch.rand(b.shape, generator=generator))
 
 
 @torch.no_grad()
@@ -132,9 +230,7 @@ def choose_prompt(model, length, rng):
             return prompt, logits, tokens, gap
 
 
-def reference(cls, folder, rng):
-    model = cls.from_pretrained(folder, dtype=torch.float32,
-                                attn_implementation="eager").eval()
+def reference(model, folder, rng):
     cases, rows = [], []
     for length in LENGTHS:
         prompt, logits, tokens, gap = choose_prompt(model, length, rng)
@@ -154,6 +250,21 @@ def write_reference(folder, cases):
                 + rows + "\n  ]\n}\n")
 
 
+@torch.no_grad()
+def save_quantised(model, quantise, folder):
+    model.config._attn_implementation = "eager"
+    tensors, quantization = quantise(model)
+    config = model.config.to_diff_dict()
+    config.update(quantization_config=quantization,
+                  architectures=[type(model).__name__])
+    os.makedirs(folder)
+    save_file({n: t.contiguous() for n, t in tensors.items()},
+              os.path.join(folder, "model.safetensors"), {"format": "pt"})
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(config, f, indent=2, sort_keys=True)
+        f.write("\n")
+
+
 def make(name, root, seed):
     maker, dtype, shard = MODELS[name]
     cls, config = maker()
@@ -162,14 +273,19 @@ def make(name, root, seed):
     generator = torch.Generator().manual_seed(seed)
     model = cls(config)
     randomise(model, generator)
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    if isinstance(dtype, torch.dtype):
+        model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+        model = cls.from_pretrained(folder, dtype=torch.float32,
+                                    attn_implementation="eager")
+    else:
+        save_quantised(model, dtype, folder)
     # Sampling defaults; nothing here samples.
     extra = os.path.join(folder, "generation_config.json")
     if os.path.exists(extra):
         os.remove(extra)
     for file in os.listdir(folder):
         os.chmod(os.path.join(folder, file), 0o644)
-    cases = reference(cls, folder, np.random.default_rng(seed))
+    cases = reference(model.eval(), folder, np.random.default_rng(seed))
     write_reference(folder, cases)
     size = sum(os.path.getsize(os.path.join(folder, f))
                for f in os.listdir(folder))
