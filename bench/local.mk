@@ -17,10 +17,16 @@ bench_alltoall_LDADD += libcoterie-mpi.la $(MPI_LIBS)
 endif
 # Static for the same reason.
 if HAVE_LIBURING
-noinst_PROGRAMS += bench/storage
+noinst_PROGRAMS += bench/storage bench/offload
 endif
 bench_storage_SOURCES = bench/bench.h bench/limits.c bench/limits.h \
 	bench/storage.c bench/storage_raw.c bench/storage_raw.h
 bench_storage_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_storage_LDFLAGS = $(AM_LDFLAGS) -static
 bench_storage_LDADD = libcoterie.la $(LIBURING_LIBS)
+bench_offload_SOURCES = bench/bench.h bench/offload.c bench/offload_engine.c \
+	bench/offload_engine.h bench/offload_store.c bench/offload_store.h \
+	bench/storage_raw.c bench/storage_raw.h
+bench_offload_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
+bench_offload_LDFLAGS = $(AM_LDFLAGS) -static
+bench_offload_LDADD = libcoterie.la $(LIBURING_LIBS)

@@ -45,9 +45,9 @@ void coterie_tiers_route(coterie_tiers_t *tiers, coterie_items_t chosen,
 void coterie_tiers_guess(coterie_tiers_t *tiers, coterie_items_t items);
 
 /* What all rows of a bank's session chose, wherever their experts are: they
- * are learned from, and what they choose next is read ahead. Returns at once;
- * if too much is told at a time, some is not heard. */
-void coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows);
+ * are learned from, and what they choose next is read ahead. Returns at once.
+ * @return false if too much was told at a time, and this was not heard */
+bool coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows);
 
 /* A step begins, in which sequences are fed these tokens. Of rows, the turn,
  * the count, sequences and positions. */

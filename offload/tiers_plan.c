@@ -107,15 +107,15 @@ void coterie_plan_go_on(coterie_tiers_t *tiers)
     }
 }
 
-/* What one wrong guess displaces, in reads: another one, as far as the drive is
- * busy anyway, and what a processor does that verifies it. */
+/* What one wrong guess costs, in reads: as far as the drive is busy, another
+ * read; as far as it is not, the processor verifies for nothing. */
 static double guess_cost(const coterie_tiers_t *tiers)
 {
     const coterie_pace_t *pace = &tiers->pace;
 
     if (pace->read_ns <= 0)
         return INFINITY;
-    return pace->busy + pace->check_ns / pace->read_ns;
+    return pace->busy + (1 - pace->busy) * pace->check_ns / pace->read_ns;
 }
 
 static bool is_worth(double chance, double cost)

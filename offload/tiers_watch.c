@@ -39,7 +39,7 @@ struct coterie_watch {
     box_t out;
 };
 
-static void message_put(coterie_watch_t *watch, const message_t *message,
+static bool message_put(coterie_watch_t *watch, const message_t *message,
                         const int32_t *const arrays[4],
                         const size_t counts[4]);
 static void *watch_main(void *arg);
@@ -91,7 +91,7 @@ coterie_status_t coterie_watch_create(coterie_tiers_t *tiers,
     return status;
 }
 
-void coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows)
+bool coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows)
 {
     const int32_t *arrays[4] = {rows->sequence, rows->position, rows->experts,
                                 rows->hints};
@@ -99,7 +99,8 @@ void coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows)
         rows->count, rows->count, (size_t)rows->count * rows->k,
         rows->hints != NULL ? (size_t)rows->count * rows->hint_count : 0};
 
-    message_put(tiers->watch, &(message_t){0, false, *rows}, arrays, counts);
+    return message_put(tiers->watch, &(message_t){0, false, *rows}, arrays,
+                       counts);
 }
 
 void coterie_tiers_feed(coterie_tiers_t *tiers, const coterie_sight_t *rows,
@@ -132,16 +133,18 @@ void coterie_watch_destroy(coterie_watch_t *watch)
     free(watch);
 }
 
-static void message_put(coterie_watch_t *watch, const message_t *message,
+static bool message_put(coterie_watch_t *watch, const message_t *message,
                         const int32_t *const arrays[4],
                         const size_t counts[4])
 {
     size_t ints = counts[0] + counts[1] + counts[2] + counts[3];
     size_t size = sizeof(*message) + (ints + 1) / 2 * 2 * sizeof(int32_t);
     unsigned char *to;
+    bool fits;
 
     pthread_mutex_lock(&watch->mutex);
-    if (size <= BOX_SIZE - watch->in.used) {
+    fits = size <= BOX_SIZE - watch->in.used;
+    if (fits) {
         to = watch->in.data + watch->in.used;
         watch->in.used += size;
         memcpy(to, message, sizeof(*message));
@@ -155,6 +158,7 @@ static void message_put(coterie_watch_t *watch, const message_t *message,
         pthread_cond_signal(&watch->changed);
     }
     pthread_mutex_unlock(&watch->mutex);
+    return fits;
 }
 
 static void *watch_main(void *arg)
