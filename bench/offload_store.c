@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "bench/offload_store.h"
 #include "experts/model.h"
+#include "experts/record.h"
 
 enum {
     PATTERN = (1 << 20) / 2, /* elements that repeat, from another one on in */
@@ -142,6 +143,7 @@ static coterie_status_t drawn_bind(coterie_source_t *source,
                                    coterie_expert_format_t *format)
 {
     drawn_t *drawn = (drawn_t *)source;
+    coterie_status_t status;
     uint64_t state = 1;
 
     for (size_t i = 0; i < 2 * PATTERN; i++) {
@@ -150,9 +152,10 @@ static coterie_status_t drawn_bind(coterie_source_t *source,
             (uint16_t)((uint32_t)(state >> 40) % 0x100 | 0x3c80);
         drawn->pattern[i] |= (uint16_t)(state >> 63 << 15);
     }
-    coterie_expert_format_init(&shape->config, COTERIE_DTYPE_BF16, format);
+    status = coterie_expert_format_init(&shape->config, COTERIE_DTYPE_BF16,
+                                        "random weights", format);
     drawn->record_size = format->record_size;
-    return COTERIE_OK;
+    return status;
 }
 
 /* Nobody reads what is not experts. */
