@@ -8,7 +8,8 @@ libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
 	offload/predictor_counts.c offload/predictor_regression.c \
 	offload/predictor_router.c offload/predictor_token.c offload/replay.c \
 	offload/score.c
-libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/reader.c \
+libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/budget.c \
+	offload/budget.h offload/reader.c \
 	offload/reader.h offload/reader_io.h offload/reader_open.c \
 	offload/reader_open.h offload/reader_pool.c offload/tiers.c \
 	offload/tiers.h offload/tiers_plan.c offload/tiers_state.c \

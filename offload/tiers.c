@@ -10,9 +10,9 @@
 #include "base/options.h"
 #include "experts/model.h"
 #include "experts/store.h"
+#include "offload/budget.h"
 #include "offload/tiers_state.h"
 
-static coterie_status_t options_check(const coterie_tiers_options_t *options);
 static coterie_status_t tiers_size(coterie_tiers_t *tiers,
                                    const coterie_model_t *model,
                                    const coterie_tiers_options_t *options);
@@ -47,10 +47,11 @@ coterie_status_t coterie_tiers_create_with(
         return coterie_fail(COTERIE_ERR_INVALID,
                             "coterie_tiers_create: an argument is NULL");
     status = coterie_options_read(options, &opts, sizeof(opts), "tiers");
-    if (status == COTERIE_OK)
-        status = options_check(&opts);
     if (status != COTERIE_OK)
         return status;
+    if (opts.polling > COTERIE_POLLING_COMPLETE)
+        return coterie_fail(COTERIE_ERR_INVALID, "tiers: there is no polling "
+                            "%u", opts.polling);
     reading.file = coterie_store_file(model->source);
     if (reading.file == NULL)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
@@ -268,32 +269,14 @@ void coterie_tiers_destroy(coterie_tiers_t *tiers)
     free(tiers);
 }
 
-static coterie_status_t options_check(const coterie_tiers_options_t *options)
-{
-    bool bytes = options->budget > 0, percent = options->budget_percent != 0;
-
-    if (bytes == percent)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "tiers: the budget must be given either in bytes "
-                            "or in percent");
-    if (percent && !(options->budget_percent > 0 &&
-                     options->budget_percent <= 100))
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "tiers: a budget of %g %%; more than 0 and at "
-                            "most 100 are right",
-                            options->budget_percent);
-    if (options->polling > COTERIE_POLLING_COMPLETE)
-        return coterie_fail(COTERIE_ERR_INVALID, "tiers: there is no polling "
-                            "%u", options->polling);
-    return COTERIE_OK;
-}
-
 static coterie_status_t tiers_size(coterie_tiers_t *tiers,
                                    const coterie_model_t *model,
                                    const coterie_tiers_options_t *options)
 {
     coterie_model_config_t config = {.size = sizeof(config)};
-    uint64_t items, budget = options->budget, record, slots;
+    uint64_t items, budget, record, slots;
+    coterie_container_t container;
+    coterie_status_t status;
 
     coterie_model_config(model, &config);
     coterie_model_expert_format(model, &tiers->format);
@@ -302,9 +285,11 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
     if (items >= COTERIE_ITEM_NONE / 2)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "tiers: %" PRIu64 " experts are too many", items);
-    if (budget == 0)
-        budget = (uint64_t)((double)(items * record) / 100 *
-                            options->budget_percent);
+    coterie_container_read("", &container);
+    status = coterie_budget_bytes(options, &container, items * record,
+                                  model->source->path, &budget);
+    if (status != COTERIE_OK)
+        return status;
     slots = budget / record < items ? budget / record : items;
     if (slots == 0)
         return coterie_fail(COTERIE_ERR_INVALID,

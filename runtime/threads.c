@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/container.h"
 #include "base/error.h"
 #include "base/options.h"
 #include "runtime/transport.h"
@@ -131,14 +132,12 @@ static coterie_status_t world_create(uint32_t rank_count, world_t **world_p)
 {
     size_t pairs = (size_t)rank_count * rank_count;
     world_t *world = calloc(1, sizeof(*world));
-    cpu_set_t cpus;
 
     if (world == NULL)
         return coterie_fail_memory(sizeof(*world), "a world of ranks");
     atomic_init(&world->open_count, rank_count);
     world->rank_count = rank_count;
-    world->spin = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 &&
-                  (uint32_t)CPU_COUNT(&cpus) >= rank_count;
+    world->spin = coterie_container_cores() >= rank_count;
     world->desks = aligned_alloc(_Alignof(desk_t), rank_count * sizeof(desk_t));
     world->mailboxes = calloc(pairs, sizeof(mailbox_t));
     if (world->desks == NULL || world->mailboxes == NULL) {
