@@ -19,7 +19,7 @@ const char *const fixture_names[] = {
     "mixtral",     "qwen2-moe",          "qwen2-moe-step",
     "qwen3-moe",   "qwen3-moe-sharded",  "olmoe",
     "olmoe-clip",  "deepseek-v2",        "deepseek-v2-groups",
-    NULL};
+    "deepseek-v3", NULL};
 
 typedef struct writer {
     json_t *header;

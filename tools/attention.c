@@ -16,8 +16,8 @@ static void heads_project(attention_t *a, uint32_t layer,
 static void heads_norm(const weights_t *weights, uint32_t count,
                        uint32_t width, const float *norm, float *x);
 static void heads_clip(float limit, uint64_t count, float *x);
-static void heads_mix(attention_t *a, uint32_t row, int32_t position,
-                      const float *kv);
+static void heads_mix(attention_t *a, uint32_t layer, uint32_t row,
+                      int32_t position, const float *kv);
 
 coterie_status_t attention_create(const weights_t *weights, cache_t *cache,
                                   uint32_t max_rows, uint64_t longest,
@@ -61,12 +61,13 @@ coterie_status_t attention_run(attention_t *attention, uint32_t layer,
         if (weights_latent(w))
             latent_mix(attention, layer, i, rows->position[i], kv);
         else
-            heads_mix(attention, i, rows->position[i], kv);
+            heads_mix(attention, layer, i, rows->position[i], kv);
     }
     if (status == COTERIE_OK)
         coterie_linear(rows->count, weights_value_width(w), w->config.hidden,
                        attention->mixed, w->layers[layer].attention.o,
-                       COTERIE_DTYPE_F32, NULL, out);
+                       COTERIE_DTYPE_F32, w->layers[layer].attention.o_bias,
+                       out);
     return status;
 }
 
@@ -90,7 +91,7 @@ static void arrays_carve(attention_t *a, carve_t *c, size_t max_rows,
     a->kv = carve(c, max_rows * a->cache->width, sizeof(float));
     a->mixed = carve(c, max_rows * weights_value_width(a->weights),
                      sizeof(float));
-    a->scores = carve(c, longest, sizeof(float));
+    a->scores = carve(c, longest + 1, sizeof(float));
     a->latent = carve(c, 2 * (size_t)config->kv_lora_rank, sizeof(float));
 }
 
@@ -149,16 +150,23 @@ static void heads_clip(float limit, uint64_t count, float *x)
         x[i] = fminf(fmaxf(x[i], -limit), limit);
 }
 
-/* One row over all positions up to its own, head by head. Neighbouring heads
- * share their keys and values. */
-static void heads_mix(attention_t *a, uint32_t row, int32_t position,
-                      const float *kv)
+/* One row over all positions up to its own, or the last of them, head by head.
+ * Neighbouring heads share their keys and values. A sink takes its share of
+ * the attention and gives nothing. */
+static void heads_mix(attention_t *a, uint32_t layer, uint32_t row,
+                      int32_t position, const float *kv)
 {
     const coterie_model_config_t *c = &a->weights->config;
+    const layer_weights_t *w = &a->weights->layers[layer];
+    const float *sinks = w->attention.sinks;
     uint32_t dim = c->head_dim, count = (uint32_t)position + 1;
     uint32_t width = c->kv_heads * dim, sharing = c->heads / c->kv_heads;
     float scale = a->weights->rope.softmax_scale / sqrtf((float)dim);
 
+    if (w->window != 0 && count > w->window) {
+        kv += 2 * (size_t)(count - w->window) * width;
+        count = w->window;
+    }
     for (uint32_t head = 0; head < c->heads; head++) {
         size_t at = ((size_t)row * c->heads + head) * dim;
         const float *key = kv + head / sharing * dim;
@@ -166,7 +174,8 @@ static void heads_mix(attention_t *a, uint32_t row, int32_t position,
         for (uint32_t i = 0; i < count; i++)
             a->scores[i] =
                 scale * dot(dim, a->query + at, key + 2 * (size_t)i * width);
-        softmax(count, a->scores);
+        a->scores[count] = sinks != NULL ? sinks[head] : -INFINITY;
+        softmax(count + 1, a->scores);
         memset(a->mixed + at, 0, dim * sizeof(*a->mixed));
         for (uint32_t i = 0; i < count; i++)
             add_scaled(dim, a->scores[i], value + 2 * (size_t)i * width,

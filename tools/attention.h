@@ -16,7 +16,7 @@ typedef struct attention {
     float *value;  /* the same */
     float *kv;     /* [max_rows, kv width]: the rows' own, as cached */
     float *mixed;  /* [max_rows, value width] */
-    float *scores; /* [longest sequence] */
+    float *scores; /* [longest sequence + 1] */
     float *latent; /* [2, kv_lora_rank] */
 } attention_t;
 

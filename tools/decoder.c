@@ -156,6 +156,7 @@ static void engine_fill(decoder_t *d)
     d->router = (coterie_router_options_t){.size = sizeof(d->router),
                                            .expert_count = c->experts,
                                            .k = c->k,
+                                           .scoring = c->scoring,
                                            .norm_topk = c->norm_topk,
                                            .group_count = c->group_count,
                                            .group_topk = c->group_topk,
@@ -316,7 +317,8 @@ static coterie_status_t route(decoder_t *d, const layer_weights_t *layer,
     const coterie_model_config_t *c = &d->weights->config;
 
     coterie_linear(d->here.count, c->hidden, c->experts, normed, layer->router,
-                   COTERIE_DTYPE_F32, NULL, d->scores);
+                   COTERIE_DTYPE_F32, layer->router_bias, d->scores);
+    d->router.bias = layer->choice_bias;
     return coterie_router_topk(&d->router, d->here.count, d->scores, ids,
                                gates);
 }

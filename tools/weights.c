@@ -160,6 +160,7 @@ static void layer_load(loader_t *l, layer_weights_t *layer)
     const coterie_model_config_t *c = &l->weights->config;
 
     layer->moe_layer = coterie_model_moe_layer_of(l->model, l->layer);
+    layer->window = coterie_model_window(l->model, l->layer);
     load_layer(l, &layer->attention_norm, "input_layernorm.weight", 1,
                c->hidden);
     load_layer(l, &layer->ffn_norm, "post_attention_layernorm.weight", 1,
@@ -190,6 +191,10 @@ static void attention_load(loader_t *l, attention_weights_t *a)
         load_layer(l, &a->k_bias, "self_attn.k_proj.bias", 1, kv);
         load_layer(l, &a->v_bias, "self_attn.v_proj.bias", 1, kv);
     }
+    if (c->attention_bias)
+        load_layer(l, &a->o_bias, "self_attn.o_proj.bias", 1, c->hidden);
+    if (c->arch == COTERIE_ARCH_GPT_OSS)
+        load_layer(l, &a->sinks, "self_attn.sinks", 1, c->heads);
     if (per_head || c->arch == COTERIE_ARCH_OLMOE) {
         load_layer(l, &a->q_norm, "self_attn.q_norm.weight", 1,
                    per_head ? c->head_dim : q);
@@ -224,10 +229,17 @@ static void latent_load(loader_t *l, attention_weights_t *a)
 static void moe_load(loader_t *l, layer_weights_t *layer)
 {
     const coterie_model_config_t *c = &l->weights->config;
-    const char *router = c->arch == COTERIE_ARCH_MIXTRAL
-                             ? "block_sparse_moe.gate.weight"
-                             : "mlp.gate.weight";
+    const char *router = "mlp.gate.weight";
 
+    if (c->arch == COTERIE_ARCH_MIXTRAL)
+        router = "block_sparse_moe.gate.weight";
+    if (c->arch == COTERIE_ARCH_GPT_OSS) {
+        router = "mlp.router.weight";
+        load_layer(l, &layer->router_bias, "mlp.router.bias", 1, c->experts);
+    }
+    if (c->arch == COTERIE_ARCH_DEEPSEEK_V3)
+        load_layer(l, &layer->choice_bias, "mlp.gate.e_score_correction_bias",
+                   1, c->experts);
     load_layer(l, &layer->router, router, c->experts, c->hidden);
     if (c->shared_ffn == 0)
         return;

@@ -15,7 +15,8 @@ typedef struct ffn_weights {
 /* What an architecture lacks is NULL. */
 typedef struct attention_weights {
     float *q, *k, *v, *o;
-    float *q_bias, *k_bias, *v_bias;
+    float *q_bias, *k_bias, *v_bias, *o_bias;
+    float *sinks; /* [heads]: gpt-oss's scores of no position */
     float *q_norm, *k_norm; /* per head, or over the whole vector (OLMoE) */
     float *q_a, *q_a_norm;  /* DeepSeek: q is q_b where q_a is there */
     float *kv_a, *kv_a_norm, *kv_b;
@@ -25,7 +26,10 @@ typedef struct layer_weights {
     uint32_t moe_layer; /* COTERIE_NO_LAYER: ffn is the whole block */
     float *attention_norm, *ffn_norm;
     attention_weights_t attention;
+    uint32_t window;    /* positions that attention sees; 0 = all */
     float *router;      /* [experts, hidden] */
+    float *router_bias; /* [experts], on the logits, or NULL */
+    float *choice_bias; /* [experts], for choosing only, or NULL */
     ffn_weights_t ffn;  /* the shared experts, or the dense block */
     float *shared_gate; /* [hidden]: Qwen2's gate of the shared expert */
 } layer_weights_t;
