@@ -87,6 +87,19 @@ coterie_status_t coterie_bank_create_tiered(
     return status;
 }
 
+coterie_status_t coterie_bank_set_compute(coterie_bank_t *bank,
+                                          uint32_t compute)
+{
+    coterie_ffn_shape_t shape = bank->shape;
+    coterie_status_t status;
+
+    shape.compute = compute;
+    status = coterie_ffn_supported(&shape);
+    if (status == COTERIE_OK)
+        bank->shape = shape;
+    return status;
+}
+
 void coterie_bank_destroy(coterie_bank_t *bank)
 {
     if (bank == NULL)

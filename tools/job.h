@@ -14,6 +14,7 @@ typedef struct run_options {
     uint32_t group;     /* of group_choices */
     uint32_t predict;   /* predict_choice_t */
     uint32_t wire;      /* coterie_wire_t */
+    uint32_t compute;   /* coterie_compute_t */
     uint32_t seed;
     double temperature, link_latency, link_bandwidth;
     const char *placement, *trace, *logits, *budget, *hot;

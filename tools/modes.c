@@ -8,6 +8,7 @@ const char *const group_choices[] = {"auto", "all",    "node",
                                      "none", "across", NULL};
 const char *const format_names[] = {"coterie",  "sglang", "vllm", "ascend",
                                     "tensorrt", "exflow", NULL};
+const char *const compute_names[] = {"f32", "bf16", "int8", NULL};
 const char *const wire_names[] = {"f32", "bf16", "int8", NULL};
 const char *const policy_names[] = {"lru", "lfu", "cost", NULL};
 const char *const polling_names[] = {"none", "sqpoll", "iopoll", NULL};

@@ -12,6 +12,9 @@ extern const char *const group_choices[];
 /* By coterie_placement_format_t. */
 extern const char *const format_names[];
 
+/* By coterie_compute_t. */
+extern const char *const compute_names[];
+
 /* By coterie_wire_t. */
 extern const char *const wire_names[];
 

@@ -90,11 +90,17 @@ static coterie_status_t rank_open(rank_t *r)
 static coterie_status_t bank_open(rank_t *r)
 {
     const job_t *job = r->job;
+    coterie_status_t status;
 
     if (job->tiers != NULL)
-        return coterie_bank_create_tiered(job->tiers, job->placement,
-                                          r->index, &r->bank);
-    return coterie_bank_create(job->model, job->placement, r->index, &r->bank);
+        status = coterie_bank_create_tiered(job->tiers, job->placement,
+                                            r->index, &r->bank);
+    else
+        status = coterie_bank_create(job->model, job->placement, r->index,
+                                     &r->bank);
+    if (status != COTERIE_OK)
+        return status;
+    return coterie_bank_set_compute(r->bank, job->options->compute);
 }
 
 static coterie_status_t arrays_create(rank_t *r)

@@ -59,6 +59,8 @@ static const option_spec_t run_specs[] = {
      "forward: where next, guessed or everywhere", 0, 0, predict_names},
     {"wire", 0, OPTION_CHOICE, FIELD(wire), "f32|bf16|int8",
      "what travels between ranks: f32, or rounded", 0, 0, wire_names},
+    {"compute", 0, OPTION_CHOICE, FIELD(compute), "f32|bf16|int8",
+     "what meets experts' weights: f32, or rounded", 0, 0, compute_names},
     {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|8G",
      "memory for experts; the store has the others", 0, 0, NULL},
     {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",
@@ -179,11 +181,11 @@ static coterie_status_t report_json(const job_t *job, const results_t *results)
     const run_options_t *o = job->options;
     uint32_t layers = job->weights->config.moe_layers;
     json_t *object = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:f}", "ranks",
-        (int)o->ranks, "transport", transport_names[o->transport], "dispatch",
+        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:f}",
+        "ranks", (int)o->ranks, "transport", transport_names[o->transport], "dispatch",
         mode_names[job->mode], "group", group_choices[job->group + 1],
         "predict", predict_names[o->predict], "wire", wire_names[o->wire],
-        "moe_layers", (int)layers,
+        "compute", compute_names[o->compute], "moe_layers", (int)layers,
         "sequences", sequences_json(job, results), "prefill",
         counts_json(&results->counts[COTERIE_PHASE_PREFILL], layers),
         "decode", counts_json(&results->counts[COTERIE_PHASE_DECODE], layers),

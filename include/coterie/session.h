@@ -49,6 +49,13 @@ COTERIE_API coterie_status_t coterie_bank_create_tiered(
     coterie_tiers_t *tiers, const coterie_placement_t *placement,
     uint32_t rank, coterie_bank_t **bank_p);
 
+/** How the bank's products are computed (coterie_compute_t; f32 at first):
+ * rounding what meets the weights is faster and changes results a little
+ * (doc/kernels.md). Before a session has the bank.
+ * @return ERR_UNSUPPORTED if the weights' dtype has no such products */
+COTERIE_API coterie_status_t coterie_bank_set_compute(coterie_bank_t *bank,
+                                                      uint32_t compute);
+
 /** Accepts NULL. */
 COTERIE_API void coterie_bank_destroy(coterie_bank_t *bank);
 
