@@ -26,6 +26,8 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/solve/assignment.c placement/solve/balance.c \
 	placement/solve/branch.c placement/solve/chain.c placement/solve/chain.h \
 	placement/solve/columns.c placement/solve/columns.h \
+	placement/solve/eigen.c placement/solve/eigen.h \
+	placement/solve/gram.c placement/solve/gram.h \
 	placement/solve/layer.c placement/solve/layer.h \
 	placement/solve/master.c placement/solve/master.h \
 	placement/solve/matching.c placement/solve/matching.h \
@@ -34,6 +36,7 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/solve/pricing.c placement/solve/problem.c \
 	placement/solve/problem.h placement/solve/relabel.c \
 	placement/solve/relabel.h placement/solve/search.c placement/solve/search.h \
+	placement/solve/semidefinite.c \
 	placement/solve/solve.c placement/solve/solver.h placement/solve/subsets.c
 libcoterie_place_la_LIBADD = libcoterie.la $(GLPK_LIBS)
 libcoterie_place_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined

@@ -20,7 +20,7 @@
 
 enum {
     TRIES_EACH = 16,     /* swaps proposed per expert, on entering a layer */
-    SWEEPS = 4000,       /* through all layers, in a round */
+    SWEEPS_EACH = 60,    /* in a round, per expert of a layer */
     ROUNDS = 4,          /* all from a hot start */
     ROUND_LEAST = 500,   /* sweeps: with fewer there is one round only */
     RELABEL_EVERY = 20,  /* sweeps */
@@ -30,13 +30,16 @@ enum {
     CELLS_BLIND = 1 << 21   /* of seams, between looks at the clock */
 };
 
-/* Of the time that is left, if sweeps take longer than thought: a search that
- * is cut off while hot finds nothing. */
-static const double TIME_SHARE = 0.7;
+/* Of the time: where a proof may come of the rest, and where not. */
+static const double SHARE_PROOF = 0.3, SHARE_ALONE = 0.9;
 
 /* What a sweep may take, by a low guess, so that the number of sweeps follows
  * from the time limit, not from the clock. */
 static const double CELLS_PER_SECOND = 5e8, TRIES_PER_SECOND = 3e7;
+
+/* Of a round's time: by how much sweeps may be late before they are cut, and
+ * the same seed gives another placement. */
+static const double GRACE = 0.3;
 
 static const double HEAT = 2;  /* at first, in average losses */
 static const double TOLL = 20; /* for an average expert, in average losses */
@@ -46,13 +49,12 @@ typedef struct anneal {
     coterie_search_t *search;
     const coterie_solution_t *solution;
     uint16_t *rank_of;
-    uint32_t thread_count;
+    coterie_parallel_t parallel;
     coterie_layer_t *layers; /* [thread]: that each is in */
     coterie_relabel_t relabel;
     double heat, toll; /* now; no heat: gains only */
     uint64_t seed;     /* of this sweep */
-    uint32_t parity;   /* of the layers at hand, and */
-    uint32_t first;    /* the first of them */
+    uint32_t parity;   /* of the layers at hand */
 } anneal_t;
 
 typedef struct schedule {
@@ -116,23 +118,26 @@ static coterie_status_t anneal_open(anneal_t *a)
     size_t items = (size_t)p->layer_count * p->expert_count;
     coterie_status_t status;
 
-    a->thread_count = items * p->expert_count < THREAD_LEAST
-                          ? 1 : a->search->thread_count;
+    a->parallel = (coterie_parallel_t){
+        .thread_count = items * p->expert_count < THREAD_LEAST
+                            ? 1 : a->search->thread_count,
+        .some = 1 + CELLS_BLIND / (p->expert_count * p->expert_count),
+        .search = a->search, .solution = a->solution};
     a->rank_of = malloc(items * sizeof(*a->rank_of));
-    a->layers = calloc(a->thread_count, sizeof(*a->layers));
+    a->layers = calloc(a->parallel.thread_count, sizeof(*a->layers));
     if (a->rank_of == NULL || a->layers == NULL)
         return coterie_fail_memory(items * sizeof(*a->rank_of),
                                    "a placement");
     memcpy(a->rank_of, a->solution->rank_of, items * sizeof(*a->rank_of));
     status = coterie_relabel_open(&a->relabel, p);
-    for (uint32_t t = 0; status == COTERIE_OK && t < a->thread_count; t++)
+    for (uint32_t t = 0; status == COTERIE_OK && t < a->parallel.thread_count; t++)
         status = coterie_layer_open(&a->layers[t], p);
     return status;
 }
 
 static void anneal_close(anneal_t *a)
 {
-    for (uint32_t t = 0; a->layers != NULL && t < a->thread_count; t++)
+    for (uint32_t t = 0; a->layers != NULL && t < a->parallel.thread_count; t++)
         coterie_layer_close(&a->layers[t]);
     coterie_relabel_close(&a->relabel);
     free(a->layers);
@@ -147,15 +152,20 @@ static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
     double items = (double)p->layer_count * p->expert_count;
     double pace = 2 * items * p->expert_count / CELLS_PER_SECOND +
                   items * TRIES_EACH / TRIES_PER_SECOND;
-    double sweeps = limit * TIME_SHARE * a->thread_count / pace;
+    double share = coterie_solve_may_prove(p, limit * (1 - SHARE_PROOF))
+                       ? SHARE_PROOF : SHARE_ALONE;
+    double sweeps = limit * share * a->parallel.thread_count / pace;
     double loss = average_loss(a);
     uint32_t rounds = fmin(ROUNDS, sweeps / ROUND_LEAST);
 
     rounds = rounds > 1 ? rounds : 1;
     schedule->heat = HEAT * loss;
     schedule->toll = TOLL * loss / average_load(p);
-    schedule->sweeps = fmin(SWEEPS, sweeps / rounds) + 1;
-    schedule->seconds = TIME_SHARE * coterie_search_left(a->search) / rounds;
+    schedule->sweeps =
+        fmin(SWEEPS_EACH * (double)p->expert_count, sweeps / rounds) + 1;
+    /* if sweeps take longer than thought: cut off while hot, a round finds
+     * nothing */
+    schedule->seconds = share * coterie_search_left(a->search) / rounds;
     return rounds;
 }
 
@@ -203,7 +213,8 @@ static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule)
 
     for (uint32_t i = 0; status == COTERIE_OK && i < schedule->sweeps; i++) {
         double time = (coterie_search_now() - begin) / schedule->seconds;
-        double left = 1 - fmax(time, (double)i / schedule->sweeps);
+        double late = (time - GRACE) / (1 - GRACE);
+        double left = 1 - fmax(late, (double)i / schedule->sweeps);
         if (left <= 0 || coterie_search_over(a->search, a->solution))
             break;
         a->heat = schedule->heat * left * left;
@@ -236,31 +247,21 @@ static coterie_status_t anneal_end(anneal_t *a, double toll)
     return status;
 }
 
-/* Through all layers, or until the search is over. */
 static void sweep(anneal_t *a)
 {
-    uint32_t layers = a->problem->layer_count, experts;
-    uint32_t some = a->thread_count;
+    uint32_t layers = a->problem->layer_count;
 
-    experts = a->problem->expert_count;
-    while (some < layers && (double)some * experts * experts < CELLS_BLIND)
-        some += a->thread_count;
     a->seed = coterie_search_random(a->search);
     for (a->parity = 0; a->parity < 2; a->parity++)
-        for (a->first = a->parity; a->first < layers; a->first += 2 * some) {
-            uint32_t rest = (layers - a->first + 1) / 2;
-            if (coterie_search_over(a->search, a->solution))
-                return;
-            coterie_parallel(a->thread_count, rest < some ? rest : some,
-                             layer_work, a);
-        }
+        coterie_parallel(&a->parallel, (layers + 1 - a->parity) / 2,
+                         layer_work, a);
 }
 
 static void layer_work(void *arg, uint32_t thread, uint32_t index)
 {
     anneal_t *a = arg;
     coterie_layer_t *layer = &a->layers[thread];
-    uint32_t l = a->first + 2 * index;
+    uint32_t l = 2 * index + a->parity;
 
     coterie_layer_enter(layer, a->rank_of, l);
     layer->random = a->seed + ((uint64_t)l << 40);

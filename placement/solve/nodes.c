@@ -97,7 +97,7 @@ static coterie_status_t flat_bound(const coterie_problem_t *flat,
     search.deadline = deadline;
     search.progress = ask_outer;
     search.progress_arg = (void *)outer;
-    status = coterie_solve(flat, &search, &solution);
+    status = coterie_solve_bound(flat, &search, &solution);
     *bound_p = solution.bound;
     free(solution.rank_of);
     return status;

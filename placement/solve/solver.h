@@ -19,6 +19,7 @@ extern const coterie_solver_t coterie_solver_assignment; /* 1 a rank, exact */
 extern const coterie_solver_t coterie_solver_subsets;    /* 2 ranks, exact */
 extern const coterie_solver_t coterie_solver_columns;    /* few a rank, exact */
 extern const coterie_solver_t coterie_solver_matching;   /* any size, bound */
+extern const coterie_solver_t coterie_solver_semidefinite; /* bound */
 extern const coterie_solver_t coterie_solver_nodes;      /* nodes, bound */
 
 /* A legal start: sets problem->load_max, where `cap` (over the mean load) is
@@ -34,5 +35,13 @@ coterie_status_t coterie_solve_start(coterie_problem_t *problem, double cap,
 coterie_status_t coterie_solve(const coterie_problem_t *problem,
                                coterie_search_t *search,
                                coterie_solution_t *solution);
+
+/* Only those that say how good the solution is. */
+coterie_status_t coterie_solve_bound(const coterie_problem_t *problem,
+                                     coterie_search_t *search,
+                                     coterie_solution_t *solution);
+
+/* Would more than the weakest bound come of so many seconds? */
+int coterie_solve_may_prove(const coterie_problem_t *problem, double seconds);
 
 #endif
