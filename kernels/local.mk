@@ -1,9 +1,11 @@
 coterieinclude_HEADERS += include/coterie/ffn.h include/coterie/kernels.h \
 	include/coterie/wire.h
 libcoterie_la_SOURCES += kernels/cpu/avx2.c kernels/cpu/avx512.c \
+	kernels/cpu/avx512_bf16.c kernels/cpu/avx512_vnni.c \
 	kernels/cpu/cpu.h kernels/cpu/dense.c kernels/cpu/expert.c \
-	kernels/cpu/isa.c kernels/cpu/panel_product.c \
+	kernels/cpu/isa.c kernels/cpu/panel.h kernels/cpu/panel_pack.c \
+	kernels/cpu/panel_product.c kernels/cpu/panel_tables.h \
 	kernels/cpu/panel_tile.h kernels/cpu/panels.c \
 	kernels/cpu/portable.c kernels/cpu/product.c \
-	kernels/cpu/router.c kernels/cpu/tile.h kernels/cpu/wire.c \
-	kernels/cpu/wire_rows.h
+	kernels/cpu/router.c kernels/cpu/tile.h kernels/cpu/vec512.h \
+	kernels/cpu/wire.c kernels/cpu/wire_rows.h

@@ -54,9 +54,11 @@ COTERIE_API coterie_status_t coterie_router_topk(
     const coterie_router_options_t *options, uint32_t n, const float *logits,
     int32_t *topk_ids, float *topk_weights);
 
-/** Name of the instruction set in use: "portable", "avx2" or "avx512". Chosen
- * once, by what the processor has and COTERIE_ISA (one of these names). The two
- * latter give the same bits; portable, which does not fuse, gives others. */
+/** Name of the instruction set in use: "portable", "avx2", "avx512",
+ * "avx512-vnni" or "avx512-bf16". Chosen once, by what the processor has and
+ * COTERIE_ISA (one of these names). All but portable, which does not fuse
+ * multiplication and addition, give the same bits; COTERIE_COMPUTE_BF16 alone
+ * gives others with avx512-bf16 where there are denormals. */
 COTERIE_API const char *coterie_kernels_isa(void);
 
 #ifdef __cplusplus

@@ -9,9 +9,8 @@
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-#define VEC TARGET static inline __attribute__((always_inline))
+#define VEC INLINE
 #define OPS coterie_cpu_avx2
-#define ISA_NAME "avx2"
 /* 12 registers of sums: a vector is a pair here. */
 #define TILE_ROWS 3
 #define TILE_OUTPUTS 2
@@ -22,18 +21,6 @@
     {KIND(dtype, 1, 2), KIND(dtype, 2, 2), KIND(dtype, 3, 2)}
 #define TILE_KINDS_STREAM(dtype) \
     {KIND(dtype, 1, 1), KIND(dtype, 2, 2), KIND(dtype, 3, 2)}
-/* Likewise 12, with two registers of weights and the present x. */
-#define PANEL_ROWS 6
-#define PANEL_COLUMNS 2
-#define PANEL_TILES(dtype)                                                \
-    PANEL(dtype, 1, 1) PANEL(dtype, 2, 1) PANEL(dtype, 3, 1)              \
-    PANEL(dtype, 4, 1) PANEL(dtype, 5, 1) PANEL(dtype, 6, 1)              \
-    PANEL(dtype, 1, 2) PANEL(dtype, 2, 2)
-#define PANEL_KINDS(dtype)                                                \
-    {PANEL_KIND(dtype, 1, 2), PANEL_KIND(dtype, 2, 2),                    \
-     PANEL_KIND(dtype, 3, 1), PANEL_KIND(dtype, 4, 1),                    \
-     PANEL_KIND(dtype, 5, 1), PANEL_KIND(dtype, 6, 1)}
-
 typedef struct vec {
     __m256 low, high;
 } vec_t;
@@ -45,6 +32,13 @@ typedef struct raw {
 VEC vec_t vec_set(float value)
 {
     return (vec_t){_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+
+VEC vec_t vec_set_from(const char *word)
+{
+    float value;
+    memcpy(&value, word, sizeof(value));
+    return vec_set(value);
 }
 
 VEC vec_t vec_load(const void *from)
@@ -139,23 +133,57 @@ VEC raw_t raw_load(const void *from)
                    _mm256_loadu_si256(halves + 1)};
 }
 
-VEC raw_t raw_shift_left(raw_t raw, int bits)
+VEC raw_t raw_set(int value)
 {
-    return (raw_t){_mm256_slli_epi32(raw.low, bits),
-                   _mm256_slli_epi32(raw.high, bits)};
+    return (raw_t){_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
 }
 
-VEC raw_t raw_shift_right(raw_t raw, int bits)
+VEC raw_t raw_set_from(const char *word)
 {
-    return (raw_t){_mm256_srli_epi32(raw.low, bits),
-                   _mm256_srli_epi32(raw.high, bits)};
+    int value;
+    memcpy(&value, word, sizeof(value));
+    return raw_set(value);
 }
+
+#define RAW_WITH(name, operation, type)                              \
+    VEC raw_t name(raw_t raw, type with)                             \
+    {                                                                \
+        return (raw_t){operation(raw.low, with),                     \
+                       operation(raw.high, with)};                   \
+    }
+RAW_WITH(raw_shift_left, _mm256_slli_epi32, int)
+RAW_WITH(raw_shift_right, _mm256_srli_epi32, int)
+RAW_WITH(raw_shift_signed, _mm256_srai_epi32, int)
+
+#define RAW_BINARY(name, operation)                                  \
+    VEC raw_t name(raw_t a, raw_t b)                                 \
+    {                                                                \
+        return (raw_t){operation(a.low, b.low),                      \
+                       operation(a.high, b.high)};                   \
+    }
+RAW_BINARY(raw_and_raw, _mm256_and_si256)
+RAW_BINARY(raw_or_raw, _mm256_or_si256)
+RAW_BINARY(raw_add_raw, _mm256_add_epi32)
+RAW_BINARY(raw_equal, _mm256_cmpeq_epi32)
+RAW_BINARY(raw_greater, _mm256_cmpgt_epi32)
+RAW_BINARY(raw_bytes_from, _mm256_shuffle_epi8)
 
 VEC raw_t raw_and(raw_t raw, uint32_t mask)
 {
+    return raw_and_raw(raw, raw_set((int)mask));
+}
+
+VEC raw_t raw_xor(raw_t raw, uint32_t mask)
+{
     const __m256i all = _mm256_set1_epi32((int)mask);
-    return (raw_t){_mm256_and_si256(raw.low, all),
-                   _mm256_and_si256(raw.high, all)};
+    return (raw_t){_mm256_xor_si256(raw.low, all),
+                   _mm256_xor_si256(raw.high, all)};
+}
+
+VEC vec_t raw_to_floats(raw_t raw)
+{
+    return (vec_t){_mm256_cvtepi32_ps(raw.low),
+                   _mm256_cvtepi32_ps(raw.high)};
 }
 
 VEC vec_t raw_floats(raw_t raw)
@@ -176,5 +204,114 @@ VEC vec_t raw_f16(raw_t raw)
     return (vec_t){low_halves_f16(raw.low), low_halves_f16(raw.high)};
 }
 
+/* Four bits of each word, from `bit` on. */
+VEC vec_t raw_nibble(raw_t raw, int bit, coterie_dtype_t dtype)
+{
+    const __m256 halves = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6);
+    const raw_t code = raw_shift_right(raw, bit);
+    vec_t value;
+
+    if (dtype != COTERIE_DTYPE_MXFP4) {
+        value = raw_to_floats(raw_and(code, 15));
+        return dtype == COTERIE_DTYPE_INT4 ? vec_add(value, vec_set(-8))
+                                           : value;
+    }
+    value = (vec_t){_mm256_permutevar8x32_ps(halves, code.low),
+                    _mm256_permutevar8x32_ps(halves, code.high)};
+    const raw_t sign = raw_and(raw_shift_left(code, 28), 0x80000000);
+    return (vec_t){
+        _mm256_or_ps(value.low, _mm256_castsi256_ps(sign.low)),
+        _mm256_or_ps(value.high, _mm256_castsi256_ps(sign.high))};
+}
+
+/* Twice the value of each half byte, plus 12. */
+VEC raw_t raw_mxfp4_bytes(raw_t halves)
+{
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4,
+                      0));
+    return raw_bytes_from((raw_t){table, table}, halves);
+}
+
+VEC raw_t vec_bits(vec_t v)
+{
+    return (raw_t){_mm256_castps_si256(v.low), _mm256_castps_si256(v.high)};
+}
+
+/* Of the highest byte of each word, e4m3fn. Exponent and mantissa move to their
+ * places in an f32 and the bias is added; denormals are given the leading 1 that
+ * they lack, which is then subtracted. */
+VEC vec_t raw_fp8(raw_t raw)
+{
+    const raw_t magnitude = raw_and(raw, 0x7f000000);
+    const raw_t small = raw_greater(raw_set(0x08000000), magnitude);
+    const raw_t nan = raw_equal(magnitude, raw_set(0x7f000000));
+    raw_t bits = raw_add_raw(raw_shift_right(magnitude, 4),
+                             raw_set(120 << 23));
+    vec_t value;
+    bits = raw_add_raw(bits, raw_and(small, 1 << 23));
+    bits = raw_or_raw(bits, raw_and(nan, 0x7fc00000));
+    value = vec_add(raw_floats(bits),
+                    raw_floats(raw_and(small, 0xbc800000))); /* -2^-6 */
+    return raw_floats(
+        raw_or_raw(vec_bits(value), raw_and(raw, 0x80000000)));
+}
+
+/* Powers of two by their biased exponents: 0 is 2^-127 and 255 not a number. */
+VEC vec_t vec_load_e8m0(const char *from)
+{
+    const __m128i *bytes = (const void *)from;
+    const __m128i all = _mm_loadu_si128(bytes);
+    const raw_t wide = {_mm256_cvtepu8_epi32(all),
+                        _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8))};
+    const raw_t odd = raw_or_raw(raw_equal(wide, raw_set(0)),
+                                 raw_equal(wide, raw_set(255)));
+    return raw_floats(
+        raw_or_raw(raw_shift_left(wide, 23), raw_and(odd, 1 << 22)));
+}
+
+VEC __m256i dot_half(__m256i sum, __m256i weights, __m256i x)
+{
+    const __m256i even = _mm256_madd_epi16(
+        _mm256_and_si256(weights, _mm256_set1_epi16(255)),
+        _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(weights, 8),
+                                          _mm256_srai_epi16(x, 8));
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+}
+
+/* Products of bytes in pairs of 16 bits, even ones and odd ones apart. */
+VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
+{
+    const raw_t x = raw_set_from(word);
+    return (raw_t){dot_half(sum.low, weights.low, x.low),
+                   dot_half(sum.high, weights.high, x.high)};
+}
+
 #include "kernels/cpu/tile.h"
+
+/* 12 registers of sums, two of weights and the present x. */
+#define PANEL_ROWS 6
+#define WIDE(words, dtype)                                                \
+    PANEL(words, dtype, 1, 1)                                             \
+    PANEL(words, dtype, 1, 2) PANEL(words, dtype, 2, 2)                   \
+    PANEL(words, dtype, 3, 1) PANEL(words, dtype, 4, 1)                   \
+    PANEL(words, dtype, 5, 1) PANEL(words, dtype, 6, 1)                   \
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 2),             \
+                PANEL_KIND(words, dtype, 2, 2),                           \
+                PANEL_KIND(words, dtype, 3, 1),                           \
+                PANEL_KIND(words, dtype, 4, 1),                           \
+                PANEL_KIND(words, dtype, 5, 1),                           \
+                PANEL_KIND(words, dtype, 6, 1))
+/* Twice as many sums. */
+#define SPANNED(words, dtype)                                             \
+    PANEL(words, dtype, 1, 1) PANEL(words, dtype, 1, 2)                   \
+    PANEL(words, dtype, 2, 1) PANEL(words, dtype, 3, 1)                   \
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 2),             \
+                PANEL_KIND(words, dtype, 2, 1),                           \
+                PANEL_KIND(words, dtype, 3, 1))
+#define TABLE_F32 coterie_avx2_f32
+#define TABLE_INT8 coterie_avx2_int8
+#include "kernels/cpu/panel_tile.h"
+#include "kernels/cpu/panel_tables.h"
 #endif

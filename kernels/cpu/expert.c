@@ -14,18 +14,20 @@ enum {
  * values are: the only ones that exist at a time. */
 typedef struct block {
     const coterie_cpu_ops_t *ops;
+    coterie_panel_method_t method;
     const coterie_ffn_shape_t *shape;
     uint32_t rows;
     const float *from[COTERIE_ROW_BLOCK];
     float *sums[COTERIE_ROW_BLOCK];
     const float *weight;
-    float *x;      /* packed, of hidden and then of ffn */
+    char *x;       /* rows in words, of hidden and then of ffn */
     float *inner;  /* [ROW_BLOCK, inner_stride]: what the activation gives */
     float *narrow; /* [ROW_BLOCK, BLOCK_PANELS * 16] */
 } block_t;
 
+static coterie_status_t groups_check(const coterie_ffn_shape_t *shape);
 static size_t inner_stride(const coterie_ffn_shape_t *shape);
-static size_t packed_words(const coterie_ffn_shape_t *shape);
+static size_t packed_size(const coterie_ffn_shape_t *shape);
 static void block_begin(block_t *block, const coterie_expert_rows_t *rows,
                         uint32_t first, const float *x, float *sums);
 static void block_compute(const block_t *block,
@@ -34,35 +36,62 @@ static void gate_and_up(const block_t *block,
                         const coterie_expert_weights_t *expert,
                         uint32_t first);
 static void inner_pack(const block_t *block);
-static void down(const block_t *block, const void *weight, uint32_t first);
-static coterie_panel_product_t product_of(const block_t *block, uint32_t in);
-static void product_cut(coterie_panel_product_t *product, const void *weight,
-                        uint32_t first, uint32_t out, const void *next);
+static void down(const block_t *block, const coterie_expert_weights_t *expert,
+                 uint32_t first);
+static coterie_panel_product_t product_of(const block_t *block, uint32_t in,
+                                          uint32_t out, uint32_t first);
+static const char *panel_of(const coterie_panel_product_t *product,
+                            uint32_t panel);
 static uint32_t panels_of(uint32_t outputs);
 static uint32_t least(uint32_t a, uint32_t b);
 
 coterie_status_t coterie_ffn_supported(const coterie_ffn_shape_t *shape)
 {
-    if (shape->dtype < COTERIE_DTYPE_F32 || shape->dtype > COTERIE_DTYPE_BF16)
+    const uint32_t dtype = shape->dtype, compute = shape->compute;
+    const int is_float = dtype <= COTERIE_DTYPE_BF16;
+
+    if (coterie_panels_step(dtype) == 0)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "experts: no kernels for weights of dtype %u; "
-                            "f32, f16 and bf16 will do", shape->dtype);
+                            "experts: no kernels for weights of dtype %u",
+                            dtype);
     if (shape->activation != COTERIE_ACTIVATION_SWIGLU)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "experts: no kernels for activation %u; swiglu "
                             "will do", shape->activation);
-    if (shape->compute != COTERIE_COMPUTE_F32)
+    if (compute > COTERIE_COMPUTE_INT8 ||
+        (compute == COTERIE_COMPUTE_BF16 && is_float &&
+         dtype != COTERIE_DTYPE_BF16) ||
+        (compute == COTERIE_COMPUTE_INT8 &&
+         (is_float || dtype == COTERIE_DTYPE_FP8)))
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "experts: no kernels for compute %u; f32 will do",
-                            shape->compute);
+                            "experts: no kernels for weights of dtype %u and "
+                            "compute %u; f32 will do for all, bf16 for all "
+                            "but f32 and f16, int8 for integers and mxfp4",
+                            dtype, compute);
+    return groups_check(shape);
+}
+
+static coterie_status_t groups_check(const coterie_ffn_shape_t *shape)
+{
+    if (coterie_panel_span(COTERIE_WORDS_F32, shape->dtype) !=
+        COTERIE_PANEL_GROUP)
+        return COTERIE_OK;
+    if (shape->hidden % COTERIE_PANEL_GROUP != 0 ||
+        shape->ffn % COTERIE_PANEL_GROUP != 0)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "experts: hidden %u and ffn %u must be multiples "
+                            "of %d for weights of dtype %u",
+                            shape->hidden, shape->ffn, COTERIE_PANEL_GROUP,
+                            shape->dtype);
     return COTERIE_OK;
 }
 
 size_t coterie_expert_ffn_scratch(const coterie_ffn_shape_t *shape)
 {
-    return COTERIE_ROW_BLOCK * sizeof(float) *
-               (packed_words(shape) + inner_stride(shape) +
-                BLOCK_PANELS * COTERIE_PANEL_OUTPUTS) +
+    return COTERIE_ROW_BLOCK *
+               (packed_size(shape) +
+                sizeof(float) * (inner_stride(shape) +
+                                 BLOCK_PANELS * COTERIE_PANEL_OUTPUTS)) +
            LINE - 1;
 }
 
@@ -74,12 +103,14 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
     const size_t past = (uintptr_t)scratch % LINE;
     block_t block = {
         .ops = coterie_cpu_ops(),
+        .method = coterie_panel_method(coterie_cpu_panels(), shape->dtype,
+                                       shape->compute),
         .shape = shape,
         .narrow = (float *)((char *)scratch + (past ? LINE - past : 0)),
     };
     block.inner = block.narrow +
                   COTERIE_ROW_BLOCK * BLOCK_PANELS * COTERIE_PANEL_OUTPUTS;
-    block.x = block.inner + COTERIE_ROW_BLOCK * inner_stride(shape);
+    block.x = (char *)(block.inner + COTERIE_ROW_BLOCK * inner_stride(shape));
 
     for (uint32_t e = 0; e < rows->expert_count; e++) {
         const uint32_t count = rows->first[e + 1] - rows->first[e];
@@ -102,10 +133,13 @@ static size_t inner_stride(const coterie_ffn_shape_t *shape)
     return ((size_t)panels_of(shape->ffn) + 1) * COTERIE_PANEL_OUTPUTS;
 }
 
-static size_t packed_words(const coterie_ffn_shape_t *shape)
+/* Of one row. */
+static size_t packed_size(const coterie_ffn_shape_t *shape)
 {
-    const size_t hidden = coterie_panel_words(shape->dtype, shape->hidden);
-    const size_t ffn = coterie_panel_words(shape->dtype, shape->ffn);
+    const coterie_panel_method_t method = coterie_panel_method(
+        coterie_cpu_panels(), shape->dtype, shape->compute);
+    const size_t hidden = coterie_panel_row_size(&method, shape->hidden);
+    const size_t ffn = coterie_panel_row_size(&method, shape->ffn);
     return hidden > ffn ? hidden : ffn;
 }
 
@@ -124,14 +158,14 @@ static void block_compute(const block_t *block,
                           const coterie_expert_weights_t *expert)
 {
     const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
-    const coterie_panel_product_t product = product_of(block, hidden);
 
-    coterie_panel_pack_x(block->ops, &product, block->from, block->x);
+    coterie_panel_pack(&block->method, block->rows, hidden, block->from,
+                       block->x);
     for (uint32_t panel = 0; panel < panels_of(ffn); panel += BLOCK_PANELS)
         gate_and_up(block, expert, panel);
     inner_pack(block);
     for (uint32_t panel = 0; panel < panels_of(hidden); panel += BLOCK_PANELS)
-        down(block, expert->down, panel);
+        down(block, expert, panel);
 }
 
 /* A block of gate, then the same of up: each names the other's as next. */
@@ -139,23 +173,22 @@ static void gate_and_up(const block_t *block,
                         const coterie_expert_weights_t *expert,
                         uint32_t first)
 {
-    const uint32_t ffn = block->shape->ffn;
-    coterie_panel_product_t gate = product_of(block, block->shape->hidden);
+    const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
+    coterie_panel_product_t gate = product_of(block, hidden, ffn, first);
     coterie_panel_product_t up = gate;
 
-    product_cut(&up, expert->up, first, ffn, NULL);
-    product_cut(&gate, expert->gate, first, ffn, up.weight);
-    if (first + BLOCK_PANELS < panels_of(ffn))
-        up.next = gate.weight +
-                  coterie_panels_size(gate.dtype,
-                                      BLOCK_PANELS * COTERIE_PANEL_OUTPUTS,
-                                      gate.in);
-    else
-        up.next = expert->down;
+    gate.weight = expert->gate;
+    gate.scale = expert->gate_scale;
+    up.weight = expert->up;
+    up.scale = expert->up_scale;
+    gate.next = panel_of(&up, first);
+    up.next = first + up.panels < panels_of(ffn)
+                  ? panel_of(&gate, first + gate.panels)
+                  : expert->down;
     up.y = block->inner + (size_t)first * COTERIE_PANEL_OUTPUTS;
     up.y_stride = inner_stride(block->shape);
-    coterie_panel_product(block->ops, &gate);
-    coterie_panel_product(block->ops, &up);
+    coterie_panel_multiply(&gate);
+    coterie_panel_multiply(&up);
     for (uint32_t r = 0; r < block->rows; r++)
         block->ops->silu_mul((size_t)gate.panels * COTERIE_PANEL_OUTPUTS,
                              gate.y + r * gate.y_stride,
@@ -164,59 +197,58 @@ static void gate_and_up(const block_t *block,
 
 static void inner_pack(const block_t *block)
 {
-    const coterie_panel_product_t product =
-        product_of(block, block->shape->ffn);
     const float *rows[COTERIE_ROW_BLOCK];
 
     for (uint32_t r = 0; r < block->rows; r++)
         rows[r] = block->inner + r * inner_stride(block->shape);
-    coterie_panel_pack_x(block->ops, &product, rows, block->x);
+    coterie_panel_pack(&block->method, block->rows, block->shape->ffn, rows,
+                       block->x);
 }
 
-static void down(const block_t *block, const void *weight, uint32_t first)
+static void down(const block_t *block, const coterie_expert_weights_t *expert,
+                 uint32_t first)
 {
     const uint32_t hidden = block->shape->hidden;
-    coterie_panel_product_t product = product_of(block, block->shape->ffn);
-    const size_t from = (size_t)first * COTERIE_PANEL_OUTPUTS;
-    uint32_t outputs;
+    const uint32_t from = first * COTERIE_PANEL_OUTPUTS;
+    coterie_panel_product_t product =
+        product_of(block, block->shape->ffn, hidden, first);
+    const uint32_t outputs =
+        least(product.panels * COTERIE_PANEL_OUTPUTS, hidden - from);
 
-    product_cut(&product, weight, first, hidden, NULL);
-    outputs = least(product.panels * COTERIE_PANEL_OUTPUTS,
-                    hidden - (uint32_t)from);
+    product.weight = expert->down;
+    product.scale = expert->down_scale;
     if (from + outputs < hidden)
-        product.next =
-            product.weight + coterie_panels_size(product.dtype, outputs,
-                                                 product.in);
-    coterie_panel_product(block->ops, &product);
+        product.next = panel_of(&product, first + product.panels);
+    coterie_panel_multiply(&product);
     for (uint32_t r = 0; r < block->rows; r++)
         block->ops->add_scaled(outputs, block->weight[r],
                                product.y + r * product.y_stride,
                                block->sums[r] + from);
 }
 
-/* What all products of a block with this inner dimension have in common. */
-static coterie_panel_product_t product_of(const block_t *block, uint32_t in)
+/* BLOCK_PANELS of a matrix, or what is left of it, into block->narrow; its
+ * weights are for the caller to name. */
+static coterie_panel_product_t product_of(const block_t *block, uint32_t in,
+                                          uint32_t out, uint32_t first)
 {
     return (coterie_panel_product_t){
+        .method = &block->method,
         .rows = block->rows,
         .in = in,
-        .dtype = block->shape->dtype,
+        .first = first,
+        .panels = least(panels_of(out) - first, BLOCK_PANELS),
         .x = block->x,
         .y = block->narrow,
         .y_stride = BLOCK_PANELS * COTERIE_PANEL_OUTPUTS,
     };
 }
 
-/* BLOCK_PANELS of a matrix, or what is left of it. */
-static void product_cut(coterie_panel_product_t *product, const void *weight,
-                        uint32_t first, uint32_t out, const void *next)
+static const char *panel_of(const coterie_panel_product_t *product,
+                            uint32_t panel)
 {
-    product->panels = least(panels_of(out) - first, BLOCK_PANELS);
-    product->weight =
-        (const char *)weight +
-        coterie_panels_size(product->dtype, first * COTERIE_PANEL_OUTPUTS,
-                            product->in);
-    product->next = next;
+    return product->weight +
+           coterie_panels_size(product->method->dtype,
+                               panel * COTERIE_PANEL_OUTPUTS, product->in);
 }
 
 static uint32_t panels_of(uint32_t outputs)

@@ -11,84 +11,117 @@
 
 #include "kernels/cpu/cpu.h"
 
+/* An instruction set, by its name in COTERIE_ISA. */
 typedef struct choice {
+    const char *name;
     const coterie_cpu_ops_t *ops;
-    int available;
+    coterie_cpu_panels_t panels;
 } choice_t;
 
-static void choose(void);
+/* Each has what those before it have. */
+static const choice_t choices[] = {
+    {"portable",
+     &coterie_cpu_portable,
+     {{&coterie_portable_f32, NULL, &coterie_portable_int8}}},
 #if defined(__x86_64__)
-static int has_f16c(void);
+    {"avx2",
+     &coterie_cpu_avx2,
+     {{&coterie_avx2_f32, NULL, &coterie_avx2_int8}}},
+    {"avx512",
+     &coterie_cpu_avx512,
+     {{&coterie_avx512_f32, NULL, &coterie_avx512_int8}}},
+    {"avx512-vnni",
+     &coterie_cpu_avx512,
+     {{&coterie_avx512_f32, NULL, &coterie_vnni_int8}}},
+    {"avx512-bf16",
+     &coterie_cpu_avx512,
+     {{&coterie_avx512_f32, &coterie_bf16_bf16, &coterie_vnni_int8}}},
 #endif
-static const coterie_cpu_ops_t *forced(const char *name,
-                                       const choice_t *choices, size_t count);
+};
+
+enum { CHOICE_COUNT = sizeof(choices) / sizeof(choices[0]) };
+
+static void choose(void);
+static size_t available_count(void);
+static const choice_t *forced(const char *name, size_t available);
 
 static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
-static const coterie_cpu_ops_t *chosen;
+static const choice_t *chosen;
 
 const char *coterie_kernels_isa(void)
 {
-    return coterie_cpu_ops()->name;
+    pthread_once(&chosen_once, choose);
+    return chosen->name;
 }
 
 const coterie_cpu_ops_t *coterie_cpu_ops(void)
 {
     pthread_once(&chosen_once, choose);
-    return chosen;
+    return chosen->ops;
 }
 
-/* __builtin_cpu_supports asks the operating system as well: it is false where
- * wide registers are not saved. */
+const coterie_cpu_panels_t *coterie_cpu_panels(void)
+{
+    pthread_once(&chosen_once, choose);
+    return &chosen->panels;
+}
+
 static void choose(void)
 {
     const char *name = getenv("COTERIE_ISA");
-#if defined(__x86_64__)
-    const int avx2 = __builtin_cpu_supports("avx2") &&
-                     __builtin_cpu_supports("fma") &&
-                     has_f16c();
-    const int avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                       __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("avx512dq");
-#endif
-    const choice_t choices[] = {
-        {&coterie_cpu_portable, 1},
-#if defined(__x86_64__)
-        {&coterie_cpu_avx2, avx2},
-        {&coterie_cpu_avx512, avx512},
-#endif
-    };
-    const size_t count = sizeof(choices) / sizeof(choices[0]);
+    const size_t available = available_count();
 
-    for (size_t i = 0; i < count; i++)
-        if (choices[i].available)
-            chosen = choices[i].ops;
+    chosen = &choices[available - 1];
     if (name != NULL && name[0] != '\0')
-        chosen = forced(name, choices, count);
+        chosen = forced(name, available);
 }
 
+/* __builtin_cpu_supports asks the operating system as well: it is false where
+ * wide registers are not saved. Not every compiler's knows f16c. */
+static size_t available_count(void)
+{
+    size_t count = 1;
 #if defined(__x86_64__)
-/* Not every compiler's __builtin_cpu_supports knows this one. */
-static int has_f16c(void)
-{
     unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
-}
-#endif
+    const int f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+    const int has[] = {
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+            f16c,
+        __builtin_cpu_supports("avx512f") &&
+            __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512dq"),
+        __builtin_cpu_supports("avx512vnni"),
+        __builtin_cpu_supports("avx512bf16") &&
+            __builtin_cpu_supports("avx512vbmi"),
+    };
 
-static const coterie_cpu_ops_t *forced(const char *name,
-                                       const choice_t *choices, size_t count)
+    _Static_assert(sizeof(has) / sizeof(has[0]) == CHOICE_COUNT - 1,
+                   "a condition for each but the first");
+    while (count < CHOICE_COUNT && has[count - 1])
+        count++;
+#endif
+    return count;
+}
+
+static const choice_t *forced(const char *name, size_t available)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(name, choices[i].ops->name) != 0)
+    const choice_t *best = &choices[available - 1];
+    char names[128] = "";
+
+    for (size_t i = 0; i < CHOICE_COUNT; i++) {
+        if (strcmp(name, choices[i].name) != 0) {
+            snprintf(names + strlen(names), sizeof(names) - strlen(names),
+                     "%s%s", i > 0 ? ", " : "", choices[i].name);
             continue;
-        if (choices[i].available)
-            return choices[i].ops;
+        }
+        if (i < available)
+            return &choices[i];
         fprintf(stderr, "coterie: COTERIE_ISA=%s: not on this processor; "
-                        "using %s\n", name, chosen->name);
-        return chosen;
+                        "using %s\n", name, best->name);
+        return best;
     }
-    fprintf(stderr, "coterie: COTERIE_ISA=%s: must be portable, avx2 or "
-                    "avx512; using %s\n", name, chosen->name);
-    return chosen;
+    fprintf(stderr, "coterie: COTERIE_ISA=%s: must be one of %s; using %s\n",
+            name, names, best->name);
+    return best;
 }

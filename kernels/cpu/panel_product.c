@@ -2,7 +2,7 @@
 
 #include <assert.h>
 
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/panel.h"
 
 /* How far ahead of its use a weight is asked for: 8 KiB keeps a core's queue
  * to memory full, measured on Zen 4. */
@@ -12,79 +12,87 @@ enum { AHEAD_STEPS = 8192 / COTERIE_PANEL_VECTOR };
  * of the inner dimension into blocks. */
 typedef struct job {
     const coterie_panel_product_t *product;
-    const coterie_panel_kind_t *kinds; /* by rows - 1 */
-    uint32_t tiles, widest;            /* rows of the largest one */
-    uint32_t elements;                 /* of a step */
-    uint32_t steps, block;
-    size_t words, panel_stride;
+    const coterie_panel_tiles_t *tiles;
+    uint32_t count;        /* of tiles of rows */
+    uint32_t elements;     /* of a step */
+    uint32_t steps, block; /* of a panel */
+    uint32_t word;         /* elements of a word of x */
+    size_t row_size;       /* of x */
+    size_t panel_stride;
 } job_t;
 
-static job_t job_of(const coterie_cpu_ops_t *ops,
-                    const coterie_panel_product_t *product);
+static job_t job_of(const coterie_panel_product_t *product);
 static void stream(const job_t *job);
 static void compute(const job_t *job);
-static void tile_of_rows(const job_t *job, uint32_t tile, uint32_t *first,
-                         uint32_t *rows);
+static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile);
 static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
                                     uint32_t panel, uint32_t step);
-static void tile_run(const job_t *job, uint32_t tile, uint32_t panels,
-                     coterie_panel_tile_t *at);
+static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
+                     uint32_t panels, const coterie_panel_tile_t *tile);
+static void scales_at(const job_t *job, uint32_t panel, uint32_t step,
+                      coterie_panel_tile_t *tile);
 static const char *panel_at(const job_t *job, uint32_t panel, uint32_t step);
+static uint32_t divide_up(uint32_t value, uint32_t by);
 static uint32_t least(uint32_t a, uint32_t b);
 
-size_t coterie_panel_words(coterie_dtype_t dtype, uint32_t in)
+/* Without tiles for bf16 words, f32 words hold the rounded values. */
+coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
+                                            coterie_dtype_t dtype,
+                                            coterie_compute_t compute)
 {
-    const uint32_t step = coterie_panels_step(dtype);
-    return ((size_t)in + step - 1) / step * step;
+    coterie_panel_method_t method = {.dtype = dtype, .compute = compute};
+
+    if (compute == COTERIE_COMPUTE_INT8)
+        method.words = COTERIE_WORDS_INT8;
+    if (compute == COTERIE_COMPUTE_BF16 &&
+        panels->table[COTERIE_WORDS_BF16] != NULL)
+        method.words = COTERIE_WORDS_BF16;
+    method.tiles = &(*panels->table[method.words])[dtype - 1];
+    return method;
 }
 
-void coterie_panel_pack_x(const coterie_cpu_ops_t *ops,
-                          const coterie_panel_product_t *product,
-                          const float *const *rows, float *to)
+void coterie_panel_pack(const coterie_panel_method_t *method, uint32_t rows,
+                        uint32_t in, const float *const *x, char *to)
 {
-    const job_t job = job_of(ops, product);
+    const uint32_t tiles = divide_up(rows, method->tiles->rows);
+    const size_t row_size = coterie_panel_row_size(method, in);
 
-    for (uint32_t tile = 0; tile < job.tiles; tile++) {
-        uint32_t first, count;
-        tile_of_rows(&job, tile, &first, &count);
-        for (uint32_t row = 0; row < count; row++) {
-            const float *from = rows[first + row];
-            float *word = to + first * job.words + row;
-            for (uint32_t k = 0; k < product->in; k++, word += count)
-                *word = from[k];
-            for (size_t k = product->in; k < job.words; k++, word += count)
-                *word = 0;
-        }
+    for (uint32_t tile = 0; tile < tiles; tile++) {
+        const uint32_t first = tile_first(rows, tiles, tile);
+        const uint32_t count = tile_first(rows, tiles, tile + 1) - first;
+        coterie_panel_pack_tile(method, count, in, x + first,
+                                to + first * row_size);
     }
 }
 
-void coterie_panel_product(const coterie_cpu_ops_t *ops,
-                           const coterie_panel_product_t *product)
+void coterie_panel_multiply(const coterie_panel_product_t *product)
 {
-    const job_t job = job_of(ops, product);
+    const job_t job = job_of(product);
 
     assert(product->rows > 0 && product->in > 0);
-    if (job.tiles == 1)
+    if (job.count == 1)
         stream(&job);
     else
         compute(&job);
 }
 
-static job_t job_of(const coterie_cpu_ops_t *ops,
-                    const coterie_panel_product_t *product)
+static job_t job_of(const coterie_panel_product_t *product)
 {
-    const uint32_t elements = coterie_panels_step(product->dtype);
+    const coterie_panel_method_t *method = product->method;
+    const uint32_t elements = coterie_panel_elements(method->dtype);
     job_t job = {
         .product = product,
-        .kinds = ops->panel[product->dtype - 1],
-        .tiles = (product->rows + ops->panel_rows - 1) / ops->panel_rows,
+        .tiles = method->tiles,
+        .count = divide_up(product->rows, method->tiles->rows),
         .elements = elements,
-        .block = COTERIE_PANEL_BLOCK / elements,
-        .words = coterie_panel_words(product->dtype, product->in),
+        .steps = divide_up(product->in, elements),
+        .block = (method->words == COTERIE_WORDS_INT8 ? COTERIE_BLOCK_BYTES
+                                                      : COTERIE_BLOCK_FLOATS) /
+                 elements,
+        .word = (uint32_t)coterie_panel_word_elements(method->words),
+        .row_size = coterie_panel_row_size(method, product->in),
     };
 
-    job.widest = (product->rows + job.tiles - 1) / job.tiles;
-    job.steps = (uint32_t)(job.words / elements);
     job.panel_stride = (size_t)job.steps * COTERIE_PANEL_VECTOR;
     return job;
 }
@@ -93,22 +101,22 @@ static job_t job_of(const coterie_cpu_ops_t *ops,
 static void stream(const job_t *job)
 {
     const coterie_panel_product_t *product = job->product;
-    const uint32_t wide = job->kinds[product->rows - 1].panels;
+    const uint32_t wide = job->tiles->kind[product->rows - 1].panels;
     uint32_t count;
 
     for (uint32_t panel = 0; panel < product->panels; panel += count) {
         count = least(product->panels - panel, wide);
         for (uint32_t step = 0; step < job->steps; step += job->block) {
-            coterie_panel_tile_t at = tile_at(job, 0, panel, step);
+            coterie_panel_tile_t tile = tile_at(job, 0, panel, step);
             const uint32_t left = job->steps - step;
-            at.ahead[0] = at.weight + AHEAD_STEPS * COTERIE_PANEL_VECTOR;
-            at.ahead_step = COTERIE_PANEL_VECTOR;
-            if (left < at.steps + AHEAD_STEPS) {
-                at.turn = left > AHEAD_STEPS ? left - AHEAD_STEPS : 0;
-                at.ahead[1] = panel_at(job, panel + count,
-                                       at.turn + AHEAD_STEPS - left);
+            tile.ahead[0] = tile.weight + AHEAD_STEPS * COTERIE_PANEL_VECTOR;
+            tile.ahead_step = COTERIE_PANEL_VECTOR;
+            if (left < tile.steps + AHEAD_STEPS) {
+                tile.turn = left > AHEAD_STEPS ? left - AHEAD_STEPS : 0;
+                tile.ahead[1] = panel_at(job, panel + count,
+                                         tile.turn + AHEAD_STEPS - left);
             }
-            tile_run(job, 0, count, &at);
+            tile_run(job, product->rows, panel, count, &tile);
         }
     }
 }
@@ -119,32 +127,28 @@ static void stream(const job_t *job)
 static void compute(const job_t *job)
 {
     const coterie_panel_product_t *product = job->product;
-    const uint32_t wide = job->kinds[job->widest - 1].panels;
-    uint32_t count;
+    const uint32_t wide = COTERIE_PANELS_MAX;
 
     for (uint32_t step = 0; step < job->steps; step += job->block)
-        for (uint32_t panel = 0; panel < product->panels; panel += count) {
+        for (uint32_t panel = 0; panel < product->panels; panel += wide) {
             const char *next = panel_at(job, panel + wide, step);
-            count = least(product->panels - panel, wide);
             if (panel + wide >= product->panels &&
                 step + job->block < job->steps)
                 next = panel_at(job, 0, step + job->block);
-            for (uint32_t tile = 0; tile < job->tiles; tile++) {
-                coterie_panel_tile_t at = tile_at(job, tile, panel, step);
-                at.ahead[0] = next + (size_t)at.steps * tile / job->tiles *
-                                         COTERIE_PANEL_VECTOR;
-                at.ahead_step = COTERIE_PANEL_VECTOR / job->tiles;
-                tile_run(job, tile, count, &at);
+            for (uint32_t t = 0; t < job->count; t++) {
+                coterie_panel_tile_t tile = tile_at(job, t, panel, step);
+                tile.ahead[0] = next + (size_t)tile.steps * t / job->count *
+                                           COTERIE_PANEL_VECTOR;
+                tile.ahead_step = COTERIE_PANEL_VECTOR / job->count;
+                tile_run(job, (uint32_t)tile.x_rows, panel,
+                         least(product->panels - panel, wide), &tile);
             }
         }
 }
 
-static void tile_of_rows(const job_t *job, uint32_t tile, uint32_t *first,
-                         uint32_t *rows)
+static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile)
 {
-    const uint32_t count = job->product->rows;
-    *first = count * tile / job->tiles;
-    *rows = count * (tile + 1) / job->tiles - *first;
+    return (uint32_t)((uint64_t)rows * tile / tiles);
 }
 
 static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
@@ -152,12 +156,18 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
 {
     const coterie_panel_product_t *product = job->product;
     const uint32_t steps = least(job->steps - step, job->block);
-    uint32_t first, rows;
+    const uint32_t first = tile_first(product->rows, job->count, tile);
+    const size_t rows =
+        tile_first(product->rows, job->count, tile + 1) - first;
+    const size_t element = (size_t)step * job->elements;
+    const size_t groups = divide_up(product->in, COTERIE_PANEL_GROUP);
+    const char *x = product->x + first * job->row_size;
 
-    tile_of_rows(job, tile, &first, &rows);
     return (coterie_panel_tile_t){
-        .x = product->x + first * job->words +
-             (size_t)step * job->elements * rows,
+        .x = x + element / job->word * rows * 4,
+        .x_spans = x + (groups * COTERIE_PANEL_GROUP / job->word +
+                        element / COTERIE_PANEL_GROUP * 2) * rows * 4,
+        .x_rows = rows,
         .weight = panel_at(job, panel, step),
         .panel_stride = job->panel_stride,
         .steps = steps,
@@ -169,24 +179,60 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
     };
 }
 
-/* A tile and so many panels: those of its kind at once, others one by one. */
-static void tile_run(const job_t *job, uint32_t tile, uint32_t panels,
-                     coterie_panel_tile_t *at)
+/* The tile's rows and so many panels: those of its kind at once, what is left
+ * over one by one. */
+static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
+                     uint32_t panels, const coterie_panel_tile_t *tile)
 {
-    const coterie_panel_kind_t *kind;
-    uint32_t first, rows;
+    const coterie_panel_kind_t *kind = &job->tiles->kind[rows - 1];
+    const uint32_t step = (uint32_t)((size_t)(tile->weight -
+                                              panel_at(job, panel, 0)) /
+                                     COTERIE_PANEL_VECTOR);
+    coterie_panel_tile_t at = *tile;
 
-    tile_of_rows(job, tile, &first, &rows);
-    kind = &job->kinds[rows - 1];
     for (; panels >= kind->panels; panels -= kind->panels) {
-        kind->run(at);
-        at->weight += kind->panels * at->panel_stride;
-        at->y += (size_t)kind->panels * COTERIE_PANEL_OUTPUTS;
+        scales_at(job, panel, step, &at);
+        kind->run(&at);
+        at.weight += kind->panels * at.panel_stride;
+        at.y += (size_t)kind->panels * COTERIE_PANEL_OUTPUTS;
+        panel += kind->panels;
     }
-    for (; panels > 0; panels--) {
-        kind->single(at);
-        at->weight += at->panel_stride;
-        at->y += COTERIE_PANEL_OUTPUTS;
+    for (; panels > 0; panels--, panel++) {
+        scales_at(job, panel, step, &at);
+        for (uint32_t row = 0; row < rows; row++) {
+            coterie_panel_tile_t single = at;
+            single.x += row * 4;
+            single.x_spans += row * 4;
+            single.y += row * at.y_stride;
+            job->tiles->single(&single);
+        }
+        at.weight += at.panel_stride;
+        at.y += COTERIE_PANEL_OUTPUTS;
+    }
+}
+
+/* Of the panels of a tile, as far as there are that many. */
+static void scales_at(const job_t *job, uint32_t panel, uint32_t step,
+                      coterie_panel_tile_t *tile)
+{
+    const coterie_panel_product_t *product = job->product;
+    const coterie_dtype_t dtype = product->method->dtype;
+    const uint32_t last = product->panels - 1;
+    const uint64_t panel_size = coterie_panels_scales_size(
+        dtype, COTERIE_PANEL_OUTPUTS, product->in);
+    const size_t span = coterie_panel_span(product->method->words, dtype);
+    const size_t spans = span > 0 ? divide_up(product->in, (uint32_t)span) : 1;
+    const size_t at = dtype != COTERIE_DTYPE_INT8 && span > 0
+                          ? (size_t)step * job->elements / span
+                          : 0;
+
+    for (uint32_t p = 0; product->scale != NULL && p < COTERIE_PANELS_MAX;
+         p++) {
+        size_t ordinal = product->first + least(panel + p, last);
+        if (dtype == COTERIE_DTYPE_FP8)
+            ordinal /= COTERIE_FP8_BLOCK / COTERIE_PANEL_OUTPUTS;
+        tile->scale[p] = product->scale + ordinal * panel_size +
+                         at * (panel_size / spans);
     }
 }
 
@@ -195,7 +241,8 @@ static void tile_run(const job_t *job, uint32_t tile, uint32_t panels,
 static const char *panel_at(const job_t *job, uint32_t panel, uint32_t step)
 {
     const coterie_panel_product_t *product = job->product;
-    const char *from = product->weight;
+    const char *from =
+        product->weight + product->first * job->panel_stride;
 
     if (panel >= product->panels) {
         from = product->next != NULL ? product->next : from;
@@ -203,6 +250,11 @@ static const char *panel_at(const job_t *job, uint32_t panel, uint32_t step)
     }
     return from + panel * job->panel_stride +
            (size_t)step * COTERIE_PANEL_VECTOR;
+}
+
+static uint32_t divide_up(uint32_t value, uint32_t by)
+{
+    return (value + by - 1) / by;
 }
 
 static uint32_t least(uint32_t a, uint32_t b)

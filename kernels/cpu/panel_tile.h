@@ -1,105 +1,263 @@
-/* Tiles of panels: written once, compiled once for each instruction set. After
- * vec_t and its functions, includes of this file have defined raw_t (the 64
- * bytes of a vector of weights, as 16 words), raw_load, raw_shift_left,
- * raw_shift_right, raw_and, raw_floats (the words as floats), raw_f16 (those of
- * the low halves), and how many rows and panels tiles have: PANEL_ROWS,
- * PANEL_COLUMNS (at most), and PANEL_TILES(dtype) with its PANEL_KINDS. */
+/* Tiles of panels, written once. Includes of this file have defined vec_t (16
+ * floats) and its functions, raw_t (64 bytes: a vector of weights, or 16 sums
+ * of int8 products) and its functions, TARGET and INLINE. PANEL makes one tile;
+ * panel_tables.h says which ones there are. */
 
-INLINE void panel_body(const coterie_panel_tile_t *tile, int rows, int panels,
-                       coterie_dtype_t dtype);
-INLINE void panel_step(const coterie_panel_tile_t *tile, uint32_t step,
-                       int rows, int panels, coterie_dtype_t dtype,
-                       vec_t sum[][PANEL_COLUMNS]);
-INLINE void panel_decode(const char *weight, coterie_dtype_t dtype,
-                         vec_t *element);
-INLINE void panel_finish(const coterie_panel_tile_t *tile, int rows,
-                         int panels, vec_t sum[][PANEL_COLUMNS]);
+#if !defined(PANEL_PAIR) /* no bf16 words here */
+#define PANEL_PAIR(weight, dtype, unit) raw_load(weight)
+#define PANEL_DOT_PAIR(sum, raw, word) (sum)
+#endif
 
-#define PANEL(dtype, rows, panels)                                        \
-    TARGET static void panel_##dtype##_##rows##x##panels(                 \
+typedef struct panel_state {
+    vec_t total[PANEL_ROWS][COTERIE_PANELS_MAX]; /* of a block */
+    vec_t sum[PANEL_ROWS][COTERIE_PANELS_MAX];   /* of a span */
+    raw_t dot[PANEL_ROWS][COTERIE_PANELS_MAX];   /* the same, of int8 */
+} panel_state_t;
+
+/* Constants wherever they are inlined, so that the state lives in registers. */
+typedef struct panel_shape {
+    int rows, panels;
+    coterie_dtype_t dtype;
+    coterie_panel_words_t words;
+    int elements; /* of a vector, for one output */
+    int units;    /* words of x that they meet */
+    int span;     /* elements that share a scale, or 0 */
+} panel_shape_t;
+
+INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
+                                 coterie_panel_words_t words);
+INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape);
+INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        size_t span, panel_state_t *state);
+INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t step, panel_state_t *state);
+INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t span, panel_state_t *state);
+INLINE void panel_finish(const coterie_panel_tile_t *tile,
+                         panel_shape_t shape, panel_state_t *state);
+INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e);
+INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
+INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
+                         int minimum);
+INLINE const char *panel_span(const coterie_panel_tile_t *tile, size_t span,
+                              int kind, int row);
+
+#define PANEL(words, dtype, rows, panels)                                 \
+    TARGET static void panel_##words##_##dtype##_##rows##x##panels(       \
         const coterie_panel_tile_t *tile)                                 \
     {                                                                     \
-        panel_body(tile, rows, panels, COTERIE_DTYPE_##dtype);            \
+        panel_body(tile, panel_shape(rows, panels, COTERIE_DTYPE_##dtype, \
+                                     COTERIE_WORDS_##words));             \
     }
-#define PANEL_KIND(dtype, rows, panels)                                   \
-    {panels, panel_##dtype##_##rows##x##panels,                           \
-     panel_##dtype##_##rows##x1}
 
-PANEL_TILES(F32)
-PANEL_TILES(F16)
-PANEL_TILES(BF16)
-
-/* rows, panels and dtype are constants wherever this is inlined, so that the
- * sums live in registers. */
-INLINE void panel_body(const coterie_panel_tile_t *tile, int rows, int panels,
-                       coterie_dtype_t dtype)
+INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
+                                 coterie_panel_words_t words)
 {
-    const uint32_t ends[2] = {tile->turn, tile->steps};
-    vec_t sum[PANEL_ROWS][PANEL_COLUMNS];
-    uint32_t step = 0;
+    panel_shape_t shape = {.rows = rows,
+                           .panels = panels,
+                           .dtype = dtype,
+                           .words = words};
 
-    UNROLL_ALL for (int r = 0; r < rows; r++)
-        UNROLL_ALL for (int p = 0; p < panels; p++)
-            sum[r][p] = vec_set(0);
-    for (int part = 0; part < 2; part++) {
-        const char *ahead = tile->ahead[part];
-        for (; step < ends[part]; step++) {
-            UNROLL_ALL for (int p = 0; p < panels; p++)
+    shape.elements = (int)coterie_panel_elements(dtype);
+    shape.units = shape.elements / coterie_panel_word_elements(words);
+    shape.span = (int)coterie_panel_span(words, dtype);
+    return shape;
+}
+
+INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape)
+{
+    const uint32_t whole = tile->turn < tile->steps ? tile->turn : tile->steps;
+    const uint32_t span_steps = (uint32_t)(shape.span / shape.elements);
+    panel_state_t state;
+    size_t span = 0;
+    uint32_t step = 0, end;
+
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+            state.total[r][p] = state.sum[r][p] = vec_set(0);
+    for (; step < tile->steps; step = end, span++) {
+        const char *ahead =
+            step < whole
+                ? tile->ahead[0] + step * tile->ahead_step
+                : tile->ahead[1] + (step - whole) * tile->ahead_step;
+        end = step < whole ? whole : tile->steps;
+        if (shape.span > 0) {
+            end = step + span_steps;
+            end = end < tile->steps ? end : tile->steps;
+            panel_clear(tile, shape, span, &state);
+        }
+        for (uint32_t s = step; s < end; s++) {
+            UNROLL_ALL for (int p = 0; p < shape.panels; p++)
                 __builtin_prefetch(ahead + (size_t)p * tile->panel_stride, 0,
                                    2);
             ahead += tile->ahead_step;
-            panel_step(tile, step, rows, panels, dtype, sum);
+            panel_step(tile, shape, s, &state);
         }
+        if (shape.span > 0)
+            panel_fold(tile, shape, span, &state);
     }
-    panel_finish(tile, rows, panels, sum);
+    panel_finish(tile, shape, &state);
+}
+
+/* Weights of int8 products are unsigned, x is signed: what the shift adds to a
+ * span's products is taken off from the start. */
+INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        size_t span, panel_state_t *state)
+{
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+            if (shape.words != COTERIE_WORDS_INT8)
+                state->sum[r][p] = vec_set(0);
+            else if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
+                state->dot[r][p] = raw_set(0);
+            else
+                state->dot[r][p] =
+                    raw_set_from(panel_span(tile, span, 1, r));
 }
 
 /* One vector of weights of each panel. */
-INLINE void panel_step(const coterie_panel_tile_t *tile, uint32_t step,
-                       int rows, int panels, coterie_dtype_t dtype,
-                       vec_t sum[][PANEL_COLUMNS])
+INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t step, panel_state_t *state)
 {
-    enum { ELEMENTS_MAX = 2 };
-    const int elements = dtype == COTERIE_DTYPE_F32 ? 1 : 2;
-    const float *x = (const float *)tile->x + (size_t)step * elements * rows;
-    vec_t w[PANEL_COLUMNS][ELEMENTS_MAX];
+    const char *weight = tile->weight + step * COTERIE_PANEL_VECTOR;
+    const char *x = tile->x + step * (size_t)shape.units * tile->x_rows * 4;
 
-    UNROLL_ALL for (int p = 0; p < panels; p++)
-        panel_decode(tile->weight + p * tile->panel_stride +
-                         (size_t)step * COTERIE_PANEL_VECTOR,
-                     dtype, w[p]);
-    UNROLL_ALL for (int e = 0; e < elements; e++)
-        UNROLL_ALL for (int r = 0; r < rows; r++) {
-            const vec_t xs = vec_set(x[e * rows + r]);
-            UNROLL_ALL for (int p = 0; p < panels; p++)
-                sum[r][p] = vec_fma(xs, w[p][e], sum[r][p]);
+    UNROLL_ALL for (int i = 0; i < shape.units; i++) {
+        /* Of two elements in a bf16 word the second comes first. */
+        const int u = shape.words == COTERIE_WORDS_F32
+                          ? coterie_panel_order(shape.elements, i ^ 1)
+                          : i;
+        vec_t w[COTERIE_PANELS_MAX];
+        raw_t raw[COTERIE_PANELS_MAX];
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            const char *at = weight + (size_t)p * tile->panel_stride;
+            if (shape.words == COTERIE_WORDS_F32)
+                w[p] = panel_element(at, shape.dtype, u);
+            else if (shape.words == COTERIE_WORDS_BF16)
+                raw[p] = PANEL_PAIR(at, shape.dtype, u);
+            else
+                raw[p] = panel_bytes(at, shape.dtype, u);
         }
-}
-
-INLINE void panel_decode(const char *weight, coterie_dtype_t dtype,
-                         vec_t *element)
-{
-    const raw_t raw = raw_load(weight);
-
-    if (dtype == COTERIE_DTYPE_F32) {
-        element[0] = raw_floats(raw);
-    } else if (dtype == COTERIE_DTYPE_BF16) {
-        element[0] = raw_floats(raw_shift_left(raw, 16));
-        element[1] = raw_floats(raw_and(raw, 0xffff0000));
-    } else {
-        element[0] = raw_f16(raw_and(raw, 0xffff));
-        element[1] = raw_f16(raw_shift_right(raw, 16));
+        UNROLL_ALL for (int r = 0; r < shape.rows; r++) {
+            const char *word = x + ((size_t)u * tile->x_rows + (size_t)r) * 4;
+            UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+                if (shape.words == COTERIE_WORDS_F32)
+                    state->sum[r][p] =
+                        vec_fma(vec_set_from(word), w[p], state->sum[r][p]);
+                else if (shape.words == COTERIE_WORDS_BF16)
+                    state->sum[r][p] =
+                        PANEL_DOT_PAIR(state->sum[r][p], raw[p], word);
+                else
+                    state->dot[r][p] =
+                        raw_dot(state->dot[r][p], raw[p], word);
+        }
     }
 }
 
-INLINE void panel_finish(const coterie_panel_tile_t *tile, int rows,
-                         int panels, vec_t sum[][PANEL_COLUMNS])
+/* Adds a span to the block's sums, with its scales. */
+INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t span, panel_state_t *state)
 {
-    UNROLL_ALL for (int r = 0; r < rows; r++)
-        UNROLL_ALL for (int p = 0; p < panels; p++) {
+    vec_t scale[COTERIE_PANELS_MAX], minimum[COTERIE_PANELS_MAX];
+
+    UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+        if (shape.dtype != COTERIE_DTYPE_INT8)
+            scale[p] = panel_scale(tile->scale[p], shape.dtype, span, 0);
+        if (shape.dtype == COTERIE_DTYPE_MXFP4 &&
+            shape.words == COTERIE_WORDS_INT8)
+            scale[p] = vec_mul(scale[p], vec_set(0.5f)); /* bytes: doubled */
+        if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
+            minimum[p] = panel_scale(tile->scale[p], shape.dtype, span, 1);
+    }
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            vec_t *const total = &state->total[r][p];
+            const int is_int8 = shape.words == COTERIE_WORDS_INT8;
+            const vec_t sum = is_int8 ? raw_to_floats(state->dot[r][p])
+                                      : state->sum[r][p];
+            vec_t factor;
+            if (is_int8)
+                factor = vec_set_from(panel_span(tile, span, 0, r));
+            if (shape.dtype != COTERIE_DTYPE_INT8)
+                factor = is_int8 ? vec_mul(factor, scale[p]) : scale[p];
+            *total = vec_fma(sum, factor, *total);
+            if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
+                *total = vec_fma(vec_set_from(panel_span(tile, span, 1, r)),
+                                 minimum[p], *total);
+        }
+}
+
+INLINE void panel_finish(const coterie_panel_tile_t *tile,
+                         panel_shape_t shape, panel_state_t *state)
+{
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            vec_t sum =
+                shape.span > 0 ? state->total[r][p] : state->sum[r][p];
             float *y = tile->y + (size_t)r * tile->y_stride +
                        (size_t)p * COTERIE_LANES;
-            vec_store(y, tile->add ? vec_add(vec_load(y), sum[r][p])
-                                   : sum[r][p]);
+            if (shape.dtype == COTERIE_DTYPE_INT8)
+                sum = vec_mul(sum, vec_load(tile->scale[p]));
+            vec_store(y, tile->add ? vec_add(vec_load(y), sum) : sum);
         }
+}
+
+/* Element e of each output, without its scale. */
+INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e)
+{
+    const raw_t raw = raw_load(weight);
+
+    switch (dtype) {
+    case COTERIE_DTYPE_F32:
+        return raw_floats(raw);
+    case COTERIE_DTYPE_F16:
+        return raw_f16(e == 0 ? raw_and(raw, 0xffff)
+                              : raw_shift_right(raw, 16));
+    case COTERIE_DTYPE_BF16:
+        return raw_floats(e == 0 ? raw_shift_left(raw, 16)
+                                 : raw_and(raw, 0xffff0000));
+    case COTERIE_DTYPE_INT8:
+    case COTERIE_DTYPE_INT8_GROUP:
+        return raw_to_floats(
+            raw_shift_signed(raw_shift_left(raw, 24 - 8 * e), 24));
+    case COTERIE_DTYPE_FP8:
+        return raw_fp8(raw_shift_left(raw, 24 - 8 * e));
+    default:
+        return raw_nibble(raw, e % 4 * 8 + e / 4 * 4, dtype);
+    }
+}
+
+/* Four elements of each output as unsigned bytes: shifted by 128, 8, 0 or,
+ * doubled, by 12. */
+INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit)
+{
+    const raw_t raw = raw_load(weight);
+    raw_t half;
+
+    if (coterie_panel_elements(dtype) == 4)
+        return raw_xor(raw, 0x80808080);
+    half = raw_and(unit == 0 ? raw : raw_shift_right(raw, 4), 0x0f0f0f0f);
+    return dtype == COTERIE_DTYPE_MXFP4 ? raw_mxfp4_bytes(half) : half;
+}
+
+INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
+                         int minimum)
+{
+    switch (dtype) {
+    case COTERIE_DTYPE_FP8:
+        return vec_set_from(scale + span * sizeof(float));
+    case COTERIE_DTYPE_MXFP4:
+        return vec_load_e8m0(scale + span * COTERIE_PANEL_OUTPUTS);
+    case COTERIE_DTYPE_INT4_ZERO:
+        return vec_load_f16(scale + (2 * span + (size_t)minimum) * 32);
+    default:
+        return vec_load_f16(scale + span * 32);
+    }
+}
+
+INLINE const char *panel_span(const coterie_panel_tile_t *tile, size_t span,
+                              int kind, int row)
+{
+    return tile->x_spans +
+           ((2 * span + (size_t)kind) * tile->x_rows + (size_t)row) * 4;
 }

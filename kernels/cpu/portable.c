@@ -8,22 +8,18 @@
 /* Four vectors of four, which compilers turn into whatever the processor has.
  * No fused multiply-add: where it is no instruction, it is a slow call. */
 #define TARGET
-#define VEC static inline __attribute__((always_inline))
+#define VEC INLINE
 #define OPS coterie_cpu_portable
-#define ISA_NAME "portable"
 #define TILE_ROWS 2
 #define TILE_OUTPUTS 1
 #define TILES(dtype) TILE(dtype, 1, 1) TILE(dtype, 2, 1)
 #define TILE_KINDS(dtype) {KIND(dtype, 1, 1), KIND(dtype, 2, 1)}
 #define TILE_KINDS_STREAM TILE_KINDS
-#define PANEL_ROWS 2
-#define PANEL_COLUMNS 1
-#define PANEL_TILES(dtype) PANEL(dtype, 1, 1) PANEL(dtype, 2, 1)
-#define PANEL_KINDS(dtype) {PANEL_KIND(dtype, 1, 1), PANEL_KIND(dtype, 2, 1)}
 #define EACH_PART UNROLL for (int i = 0; i < 4; i++)
 
 typedef float four_t __attribute__((vector_size(16)));
 typedef uint32_t bits_t __attribute__((vector_size(16)));
+typedef int32_t whole_t __attribute__((vector_size(16)));
 
 typedef struct vec {
     four_t part[4];
@@ -38,6 +34,13 @@ VEC vec_t vec_set(float value)
     vec_t v;
     EACH_PART v.part[i] = (four_t){value, value, value, value};
     return v;
+}
+
+VEC vec_t vec_set_from(const char *word)
+{
+    float value;
+    memcpy(&value, word, sizeof(value));
+    return vec_set(value);
 }
 
 VEC vec_t vec_load(const void *from)
@@ -147,6 +150,21 @@ VEC void vec_sums(const vec_t *v, int count, float *sums)
         sums[i] = vec_sum(v[i]);
 }
 
+VEC raw_t raw_set(int value)
+{
+    const uint32_t bits = (uint32_t)value;
+    raw_t raw;
+    EACH_PART raw.part[i] = (bits_t){bits, bits, bits, bits};
+    return raw;
+}
+
+VEC raw_t raw_set_from(const char *word)
+{
+    int value;
+    memcpy(&value, word, sizeof(value));
+    return raw_set(value);
+}
+
 VEC raw_t raw_load(const void *from)
 {
     raw_t raw;
@@ -163,7 +181,9 @@ VEC raw_t raw_load(const void *from)
     }
 RAW_UNARY(raw_shift_left, int, raw.part[i] << with)
 RAW_UNARY(raw_shift_right, int, raw.part[i] >> with)
+RAW_UNARY(raw_shift_signed, int, (bits_t)((whole_t)raw.part[i] >> with))
 RAW_UNARY(raw_and, uint32_t, raw.part[i] & with)
+RAW_UNARY(raw_xor, uint32_t, raw.part[i] ^ with)
 
 VEC vec_t raw_floats(raw_t raw)
 {
@@ -180,4 +200,99 @@ VEC vec_t raw_f16(raw_t raw)
     return vec_load_f16(halves);
 }
 
+VEC vec_t raw_to_floats(raw_t raw)
+{
+    vec_t v;
+    EACH_PART v.part[i] =
+        __builtin_convertvector((whole_t)raw.part[i], four_t);
+    return v;
+}
+
+static const float e2m1[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                               -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
+VEC vec_t mxfp4_nibble(raw_t raw, int bit)
+{
+    uint32_t words[COTERIE_LANES];
+    float values[COTERIE_LANES];
+    memcpy(words, &raw, sizeof(words));
+    for (int i = 0; i < COTERIE_LANES; i++)
+        values[i] = e2m1[words[i] >> bit & 15];
+    return vec_load(values);
+}
+
+/* Four bits of each word, from `bit` on. */
+VEC vec_t raw_nibble(raw_t raw, int bit, coterie_dtype_t dtype)
+{
+    vec_t value;
+    if (dtype == COTERIE_DTYPE_MXFP4)
+        return mxfp4_nibble(raw, bit);
+    value = raw_to_floats(raw_and(raw_shift_right(raw, bit), 15));
+    return dtype == COTERIE_DTYPE_INT4 ? vec_add(value, vec_set(-8)) : value;
+}
+
+/* Twice the value of each half byte, plus 12. */
+VEC raw_t raw_mxfp4_bytes(raw_t halves)
+{
+    uint8_t bytes[COTERIE_PANEL_VECTOR];
+    memcpy(bytes, &halves, sizeof(bytes));
+    for (int i = 0; i < COTERIE_PANEL_VECTOR; i++)
+        bytes[i] = (uint8_t)(12 + 2 * e2m1[bytes[i]]);
+    return raw_load(bytes);
+}
+
+/* e4m3fn in the highest byte of a word. Exponent and mantissa move to their
+ * places in an f32, and one multiplication mends the bias. */
+static float from_fp8(uint32_t word)
+{
+    const uint32_t rest = word & 0x7f000000u;
+    if (rest == 0x7f000000u)
+        return NAN;
+    return float_of((word & 0x80000000u) | rest >> 4) * 0x1p120f;
+}
+
+VEC vec_t raw_fp8(raw_t raw)
+{
+    uint32_t words[COTERIE_LANES];
+    float values[COTERIE_LANES];
+    memcpy(words, &raw, sizeof(words));
+    for (int i = 0; i < COTERIE_LANES; i++)
+        values[i] = from_fp8(words[i]);
+    return vec_load(values);
+}
+
+/* Powers of two by their biased exponents: 0 is 2^-127 and 255 not a number. */
+VEC vec_t vec_load_e8m0(const char *from)
+{
+    const uint8_t *bytes = (const uint8_t *)from;
+    uint32_t words[COTERIE_LANES];
+    for (int i = 0; i < COTERIE_LANES; i++)
+        words[i] = (uint32_t)bytes[i] << 23 |
+                   (uint32_t)(bytes[i] == 0 || bytes[i] == 255) << 22;
+    return vec_load(words);
+}
+
+VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
+{
+    uint8_t bytes[COTERIE_PANEL_VECTOR];
+    int32_t sums[COTERIE_LANES];
+    const signed char *x = (const signed char *)word;
+    memcpy(bytes, &weights, sizeof(bytes));
+    memcpy(sums, &sum, sizeof(sums));
+    for (int i = 0; i < COTERIE_PANEL_VECTOR; i++)
+        sums[i / 4] += bytes[i] * x[i % 4];
+    return raw_load(sums);
+}
+
 #include "kernels/cpu/tile.h"
+
+#define PANEL_ROWS 2
+#define WIDE(words, dtype)                                          \
+    PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)             \
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),       \
+                PANEL_KIND(words, dtype, 2, 1))
+#define SPANNED WIDE
+#define TABLE_F32 coterie_portable_f32
+#define TABLE_INT8 coterie_portable_int8
+#include "kernels/cpu/panel_tile.h"
+#include "kernels/cpu/panel_tables.h"

@@ -1,7 +1,6 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
- * lets a function use the instructions), OPS (the table's name), ISA_NAME,
- * TILE_ROWS and TILE_OUTPUTS (of the largest tile), and the lists of what tiles
+ * lets a function use the instructions), OPS (the table's name), TILE_ROWS and TILE_OUTPUTS (of the largest tile), and the lists of what tiles
  * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). Where the
  * processor has masks, MASKED_PARTS says that the vec_..._part functions are
  * defined as well. */
@@ -9,8 +8,6 @@
 #if defined(__FAST_MATH__)
 #error "-ffast-math reorders sums: a row's bits would depend on its batch"
 #endif
-
-#define INLINE TARGET static inline __attribute__((always_inline))
 
 INLINE void tile_body(const coterie_tile_t *tile, int rows, int outputs,
                       coterie_dtype_t dtype);
@@ -115,12 +112,7 @@ TARGET static void rms_norm(size_t width, float eps, const float *x,
             rest);
 }
 
-#include "kernels/cpu/panel_tile.h"
-
 const coterie_cpu_ops_t OPS = {
-    .name = ISA_NAME,
-    .panel_rows = PANEL_ROWS,
-    .panel = {PANEL_KINDS(F32), PANEL_KINDS(F16), PANEL_KINDS(BF16)},
     .rows = TILE_ROWS,
     .tile = {TILE_KINDS(F32), TILE_KINDS(F16), TILE_KINDS(BF16)},
     .tile_stream = {TILE_KINDS_STREAM(F32), TILE_KINDS_STREAM(F16),

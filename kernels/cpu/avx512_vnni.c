@@ -1,0 +1,21 @@
+#include "config.h"
+
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#if defined(__x86_64__)
+#define TARGET __attribute__((target( \
+    "avx512f,avx512bw,avx512vl,avx512dq,fma,avx512vnni")))
+
+#include "kernels/cpu/vec512.h"
+
+VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
+{
+    return _mm512_dpbusd_epi32(sum, weights, raw_set_from(word));
+}
+
+#define TABLE_INT8 coterie_vnni_int8
+#include "kernels/cpu/panel_tile.h"
+#include "kernels/cpu/panel_tables.h"
+#endif

@@ -1,0 +1,161 @@
+#ifndef COTERIE_KERNELS_CPU_PANEL_H
+#define COTERIE_KERNELS_CPU_PANEL_H
+/* Products of rows with matrices in panels (coterie/ffn.h). An instruction set
+ * provides tiles; the loops around them are written once, in panel_product.c.
+ *
+ * A row's bits: an output is a sum over blocks of the inner dimension, in
+ * order (COTERIE_BLOCK_... elements). Inside a block it is one chain of fused
+ * multiply-adds, or one for each group of elements that has a scale, and a
+ * chain of those. No tile changes that, so rows do not depend on their
+ * neighbours. */
+#include <stdbool.h>
+
+#include <coterie/ffn.h>
+
+enum {
+    COTERIE_PANEL_VECTOR = 64, /* bytes */
+    COTERIE_PANELS_MAX = 4,    /* of a tile */
+    COTERIE_BLOCK_FLOATS = 512,
+    COTERIE_BLOCK_BYTES = 2048 /* where x is int8 */
+};
+
+/* Rows as tiles read them. What a vector of weights meets at a time, its
+ * units, are words of 4 bytes: an f32, two bf16 or four int8 of a row. Spans of
+ * elements with a scale of their own have two more words: that scale, of int8,
+ * and what their sum contributes (panel_pack.c). */
+typedef enum coterie_panel_words {
+    COTERIE_WORDS_F32,
+    COTERIE_WORDS_BF16,
+    COTERIE_WORDS_INT8
+} coterie_panel_words_t;
+
+/* A few rows times a few panels, over one block of the inner dimension. */
+typedef struct coterie_panel_tile {
+    const char *x;       /* [unit][x_rows] words */
+    const char *x_spans; /* [span][2][x_rows] words */
+    size_t x_rows;
+    const char *weight;  /* of the first panel, from the block's first on */
+    size_t panel_stride; /* bytes */
+    const char *scale[COTERIE_PANELS_MAX]; /* likewise, of each panel */
+    uint32_t steps;       /* vectors of a panel */
+    uint32_t turn;        /* the step from which ahead[1] is asked for */
+    const char *ahead[2]; /* what will be read later, with the same stride, */
+    size_t ahead_step;    /* and how fast to ask for it: bytes a step */
+    bool add;             /* to y, instead of setting it */
+    float *y;
+    size_t y_stride; /* elements */
+} coterie_panel_tile_t;
+
+typedef void (*coterie_panel_fn)(const coterie_panel_tile_t *tile);
+
+/* Tiles for a dtype: by rows - 1, each with the panels that suit it; and one of
+ * one row and one panel, for what is left over. */
+typedef struct coterie_panel_kind {
+    uint32_t panels;
+    coterie_panel_fn run;
+} coterie_panel_kind_t;
+
+typedef struct coterie_panel_tiles {
+    uint32_t rows; /* of the largest; 0 = there are none */
+    const coterie_panel_kind_t *kind;
+    coterie_panel_fn single;
+} coterie_panel_tiles_t;
+
+/* By dtype - 1. */
+typedef coterie_panel_tiles_t
+    coterie_panel_table_t[COTERIE_DTYPE_MXFP4];
+
+/* By words; where bf16 words have no tiles, their values go as f32. */
+typedef struct coterie_cpu_panels {
+    const coterie_panel_table_t *table[3];
+} coterie_cpu_panels_t;
+
+/* The tiles and words for weights of a dtype and a compute mode. */
+typedef struct coterie_panel_method {
+    coterie_dtype_t dtype;
+    coterie_compute_t compute;
+    coterie_panel_words_t words;
+    const coterie_panel_tiles_t *tiles;
+} coterie_panel_method_t;
+
+coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
+                                            coterie_dtype_t dtype,
+                                            coterie_compute_t compute);
+
+/* Bytes of a row in words, with its spans. */
+size_t coterie_panel_row_size(const coterie_panel_method_t *method,
+                              uint32_t in);
+
+/* Puts rows into words, tile by tile: a tile reads them in one stream. */
+void coterie_panel_pack(const coterie_panel_method_t *method, uint32_t rows,
+                        uint32_t in, const float *const *x, char *to);
+
+/* The rows of one tile. */
+void coterie_panel_pack_tile(const coterie_panel_method_t *method,
+                             uint32_t rows, uint32_t in,
+                             const float *const *x, char *to);
+
+/* Rows times some panels of a matrix. */
+typedef struct coterie_panel_product {
+    const coterie_panel_method_t *method;
+    uint32_t rows, in;
+    uint32_t first, panels;
+    const char *weight, *scale; /* of the whole matrix */
+    const char *next; /* weights that will be read afterwards, or NULL */
+    const char *x;    /* from coterie_panel_pack */
+    float *y;         /* [rows, panels * 16] */
+    size_t y_stride;  /* elements */
+} coterie_panel_product_t;
+
+void coterie_panel_multiply(const coterie_panel_product_t *product);
+
+/* Elements of one output in a vector of weights. */
+static inline uint32_t coterie_panel_elements(coterie_dtype_t dtype)
+{
+    switch (dtype) {
+    case COTERIE_DTYPE_F32:
+        return 1;
+    case COTERIE_DTYPE_F16:
+    case COTERIE_DTYPE_BF16:
+        return 2;
+    case COTERIE_DTYPE_INT8:
+    case COTERIE_DTYPE_INT8_GROUP:
+    case COTERIE_DTYPE_FP8:
+        return 4;
+    default:
+        return 8;
+    }
+}
+
+static inline int coterie_panel_word_elements(coterie_panel_words_t words)
+{
+    return 1 << words;
+}
+
+/* Elements that share a scale, of weights or of int8 x; 0 if a block does. */
+static inline uint32_t coterie_panel_span(coterie_panel_words_t words,
+                                          coterie_dtype_t dtype)
+{
+    switch (dtype) {
+    case COTERIE_DTYPE_INT8_GROUP:
+    case COTERIE_DTYPE_INT4:
+    case COTERIE_DTYPE_INT4_ZERO:
+    case COTERIE_DTYPE_MXFP4:
+        return COTERIE_PANEL_GROUP;
+    case COTERIE_DTYPE_FP8:
+        return COTERIE_FP8_BLOCK;
+    default:
+        return words == COTERIE_WORDS_INT8 ? COTERIE_PANEL_GROUP : 0;
+    }
+}
+
+/* Which of a vector's elements is the i-th that bf16 words hold: the even ones
+ * come first, because that is how bytes and half bytes widen. */
+static inline int coterie_panel_order(int elements, int i)
+{
+    if (elements <= 2)
+        return elements == 1 ? 0 : i;
+    return i < elements / 2 ? 2 * i : 2 * i - elements + 1;
+}
+
+#endif

@@ -1,0 +1,62 @@
+/* The tiles of panels that an instruction set has, by the words that x is in.
+ * Includes of this file have defined WIDE(words, dtype) and SPANNED(words,
+ * dtype), which make tiles and list them as kinds_<words>_<dtype>, and the names
+ * of the tables that they provide: TABLE_F32, TABLE_BF16, TABLE_INT8. */
+
+#define PANEL_KIND(words, dtype, rows, panels) \
+    {panels, panel_##words##_##dtype##_##rows##x##panels}
+#define PANEL_KINDS(words, dtype, ...)                                    \
+    static const coterie_panel_kind_t kinds_##words##_##dtype[] = { \
+        __VA_ARGS__};
+#define PANEL_TILES(words, dtype)                                     \
+    [COTERIE_DTYPE_##dtype - 1] = {                             \
+        sizeof(kinds_##words##_##dtype) /                       \
+            sizeof(kinds_##words##_##dtype[0]),                 \
+        kinds_##words##_##dtype, panel_##words##_##dtype##_1x1}
+
+#if defined(TABLE_F32)
+WIDE(F32, F32)
+WIDE(F32, F16)
+WIDE(F32, BF16)
+SPANNED(F32, INT8)
+SPANNED(F32, INT8_GROUP)
+SPANNED(F32, INT4)
+SPANNED(F32, INT4_ZERO)
+SPANNED(F32, FP8)
+SPANNED(F32, MXFP4)
+
+const coterie_panel_table_t TABLE_F32 = {
+    PANEL_TILES(F32, F32),        PANEL_TILES(F32, F16),  PANEL_TILES(F32, BF16),
+    PANEL_TILES(F32, INT8),       PANEL_TILES(F32, INT8_GROUP), PANEL_TILES(F32, INT4),
+    PANEL_TILES(F32, INT4_ZERO),  PANEL_TILES(F32, FP8),  PANEL_TILES(F32, MXFP4),
+};
+#endif
+
+#if defined(TABLE_BF16)
+WIDE(BF16, BF16)
+SPANNED(BF16, INT8)
+SPANNED(BF16, INT8_GROUP)
+SPANNED(BF16, INT4)
+SPANNED(BF16, INT4_ZERO)
+SPANNED(BF16, FP8)
+SPANNED(BF16, MXFP4)
+
+const coterie_panel_table_t TABLE_BF16 = {
+    PANEL_TILES(BF16, BF16), PANEL_TILES(BF16, INT8),      PANEL_TILES(BF16, INT8_GROUP),
+    PANEL_TILES(BF16, INT4), PANEL_TILES(BF16, INT4_ZERO), PANEL_TILES(BF16, FP8),
+    PANEL_TILES(BF16, MXFP4),
+};
+#endif
+
+#if defined(TABLE_INT8)
+SPANNED(INT8, INT8)
+SPANNED(INT8, INT8_GROUP)
+SPANNED(INT8, INT4)
+SPANNED(INT8, INT4_ZERO)
+SPANNED(INT8, MXFP4)
+
+const coterie_panel_table_t TABLE_INT8 = {
+    PANEL_TILES(INT8, INT8),      PANEL_TILES(INT8, INT8_GROUP), PANEL_TILES(INT8, INT4),
+    PANEL_TILES(INT8, INT4_ZERO), PANEL_TILES(INT8, MXFP4),
+};
+#endif
