@@ -14,7 +14,7 @@ libcoterie_la_SOURCES += placement/topology.c placement/topology.h \
 	placement/topology_hwloc.c placement/topology_json.c
 
 if HAVE_GLPK
-coterieinclude_HEADERS += include/coterie/place.h
+coterieinclude_HEADERS += include/coterie/place.h include/coterie/replace.h
 pkgconfig_DATA += coterie-place.pc
 lib_LTLIBRARIES += libcoterie-place.la
 coterie_place_library = libcoterie-place.la
@@ -38,5 +38,8 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/solve/relabel.h placement/solve/search.c placement/solve/search.h \
 	placement/solve/semidefinite.c \
 	placement/solve/solve.c placement/solve/solver.h placement/solve/subsets.c
+libcoterie_place_la_SOURCES += placement/moves.c placement/replace.c \
+	placement/replacing.c placement/replacing.h placement/trail.c \
+	placement/trail.h
 libcoterie_place_la_LIBADD = libcoterie.la $(GLPK_LIBS)
 libcoterie_place_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined

@@ -60,6 +60,7 @@ typedef struct invocation {
 } invocation_t;
 
 extern const command_t command_pack, command_run, command_trace, command_place,
+    command_replace,
     command_sim, command_info, command_convert, command_cache,
     command_predict;
 

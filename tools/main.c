@@ -9,6 +9,7 @@
 
 static const command_t *const commands[] = {
     &command_pack, &command_run,  &command_trace,  &command_place,
+    &command_replace,
     &command_sim,  &command_info, &command_convert, &command_cache,
     &command_predict};
 
