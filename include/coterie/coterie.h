@@ -10,6 +10,7 @@
 #include <coterie/model.h>
 #include <coterie/offload.h>
 #include <coterie/placement.h>
+#include <coterie/pool.h>
 #include <coterie/session.h>
 #include <coterie/simulate.h>
 #include <coterie/status.h>

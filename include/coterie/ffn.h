@@ -99,7 +99,7 @@ typedef struct coterie_expert_rows {
 } coterie_expert_rows_t;
 
 /** One expert's matrices in panels, borrowed. Without a gate it is a plain FFN:
- * the activation is applied to up alone. */
+ * up takes the gate's place in the activation, and 1 that of up. */
 typedef struct coterie_expert_weights {
     const void *gate; /**< [ffn, hidden] */
     const void *up;   /**< [ffn, hidden] */
@@ -108,6 +108,16 @@ typedef struct coterie_expert_weights {
     const float *gate_bias, *up_bias; /**< [ffn], or NULL */
     const float *down_bias;           /**< [hidden], or NULL */
 } coterie_expert_weights_t;
+
+/** The arguments of a computation: see coterie_expert_ffn. */
+typedef struct coterie_ffn_call {
+    const coterie_ffn_shape_t *shape;
+    const coterie_expert_weights_t *experts;
+    const coterie_expert_rows_t *rows;
+    const float *x;
+    float *sums;
+    void *scratch;
+} coterie_ffn_call_t;
 
 /** Whether there are kernels for a shape, on any instruction set.
  * @return ERR_UNSUPPORTED and a line that says what would do */

@@ -58,6 +58,18 @@ typedef struct coterie_tile_kind {
     coterie_tile_fn run;
 } coterie_tile_kind_t;
 
+/* up = activation(gate, up), or activation(up) where gate is NULL; biases are
+ * added first, where they are given. */
+typedef struct coterie_activate {
+    size_t count;
+    const float *gate, *gate_bias;
+    float *up;
+    const float *up_bias;
+    float alpha, limit;
+} coterie_activate_t;
+
+typedef void (*coterie_activate_fn)(const coterie_activate_t *at);
+
 typedef struct coterie_cpu_ops {
     uint32_t rows; /* of the largest tile */
     /* By dtype - 1 and rows - 1: with all the outputs that fit, and with few
@@ -65,8 +77,7 @@ typedef struct coterie_cpu_ops {
     coterie_tile_kind_t tile[3][COTERIE_TILE_ROWS_MAX];
     coterie_tile_kind_t tile_stream[3][COTERIE_TILE_ROWS_MAX];
     coterie_tile_fn tile_single[3]; /* one row, one output: what is left over */
-    /* up[i] = silu(gate[i]) * up[i] */
-    void (*silu_mul)(size_t count, const float *gate, float *up);
+    coterie_activate_fn activate[4]; /* by coterie_activation_t */
     /* y[i] += scale * x[i] */
     void (*add_scaled)(size_t count, float scale, const float *x, float *y);
     void (*rms_norm)(size_t width, float eps, const float *x,

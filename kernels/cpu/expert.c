@@ -3,46 +3,24 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/expert.h"
 
-enum {
-    LINE = 64,        /* bytes of a line of the cache */
-    BLOCK_PANELS = 12 /* whose outputs exist at a time, before activation */
-};
-
-/* Rows of one expert, at most COTERIE_ROW_BLOCK, and where their intermediate
- * values are: the only ones that exist at a time. */
-typedef struct block {
-    const coterie_cpu_ops_t *ops;
-    coterie_panel_method_t method;
-    const coterie_ffn_shape_t *shape;
-    uint32_t rows;
-    const float *from[COTERIE_ROW_BLOCK];
-    float *sums[COTERIE_ROW_BLOCK];
-    const float *weight;
-    char *x;       /* rows in words, of hidden and then of ffn */
-    float *inner;  /* [ROW_BLOCK, inner_stride]: what the activation gives */
-    float *narrow; /* [ROW_BLOCK, BLOCK_PANELS * 16] */
-} block_t;
+enum { LINE = 64 }; /* bytes of a line of the cache */
 
 static coterie_status_t groups_check(const coterie_ffn_shape_t *shape);
-static size_t inner_stride(const coterie_ffn_shape_t *shape);
-static size_t packed_size(const coterie_ffn_shape_t *shape);
-static void block_begin(block_t *block, const coterie_expert_rows_t *rows,
-                        uint32_t first, const float *x, float *sums);
-static void block_compute(const block_t *block,
-                          const coterie_expert_weights_t *expert);
-static void gate_and_up(const block_t *block,
-                        const coterie_expert_weights_t *expert,
-                        uint32_t first);
-static void inner_pack(const block_t *block);
-static void down(const block_t *block, const coterie_expert_weights_t *expert,
-                 uint32_t first);
-static coterie_panel_product_t product_of(const block_t *block, uint32_t in,
-                                          uint32_t out, uint32_t first);
+static void block_compute(const coterie_block_t *block);
+static size_t inner_stride(const coterie_block_t *block);
+static void products_run(const coterie_block_t *block, uint32_t cut,
+                         coterie_panel_product_t *gate,
+                         coterie_panel_product_t *up);
+static coterie_panel_product_t product_of(const coterie_block_t *block,
+                                          uint32_t in, uint32_t out,
+                                          uint32_t cut);
 static const char *panel_of(const coterie_panel_product_t *product,
                             uint32_t panel);
 static uint32_t panels_of(uint32_t outputs);
+static uint32_t cuts_of(const coterie_block_t *block, uint32_t outputs);
+static size_t lines(size_t size);
 static uint32_t least(uint32_t a, uint32_t b);
 
 coterie_status_t coterie_ffn_supported(const coterie_ffn_shape_t *shape)
@@ -54,10 +32,11 @@ coterie_status_t coterie_ffn_supported(const coterie_ffn_shape_t *shape)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "experts: no kernels for weights of dtype %u",
                             dtype);
-    if (shape->activation != COTERIE_ACTIVATION_SWIGLU)
+    if (shape->activation > COTERIE_ACTIVATION_SWIGLU_CLAMPED)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "experts: no kernels for activation %u; swiglu "
-                            "will do", shape->activation);
+                            "experts: no kernels for activation %u; there are "
+                            "0 to %d", shape->activation,
+                            COTERIE_ACTIVATION_SWIGLU_CLAMPED);
     if (compute > COTERIE_COMPUTE_INT8 ||
         (compute == COTERIE_COMPUTE_BF16 && is_float &&
          dtype != COTERIE_DTYPE_BF16) ||
@@ -88,10 +67,14 @@ static coterie_status_t groups_check(const coterie_ffn_shape_t *shape)
 
 size_t coterie_expert_ffn_scratch(const coterie_ffn_shape_t *shape)
 {
-    return COTERIE_ROW_BLOCK *
-               (packed_size(shape) +
-                sizeof(float) * (inner_stride(shape) +
-                                 BLOCK_PANELS * COTERIE_PANEL_OUTPUTS)) +
+    coterie_block_t block;
+    size_t x, packed;
+
+    coterie_block_begin(&block, shape);
+    x = coterie_block_x_size(&block);
+    packed = coterie_block_packed_size(&block);
+    return coterie_block_narrow_size(&block) +
+           coterie_block_inner_size(&block) + (x > packed ? x : packed) +
            LINE - 1;
 }
 
@@ -100,146 +83,223 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
                         const coterie_expert_rows_t *rows, const float *x,
                         float *sums, void *scratch)
 {
+    const coterie_ffn_call_t call = {shape, experts, rows, x, sums, scratch};
     const size_t past = (uintptr_t)scratch % LINE;
-    block_t block = {
-        .ops = coterie_cpu_ops(),
-        .method = coterie_panel_method(coterie_cpu_panels(), shape->dtype,
-                                       shape->compute),
-        .shape = shape,
-        .narrow = (float *)((char *)scratch + (past ? LINE - past : 0)),
-    };
-    block.inner = block.narrow +
-                  COTERIE_ROW_BLOCK * BLOCK_PANELS * COTERIE_PANEL_OUTPUTS;
-    block.x = (char *)(block.inner + COTERIE_ROW_BLOCK * inner_stride(shape));
+    char *memory = (char *)scratch + (past > 0 ? LINE - past : 0);
+    coterie_block_t block;
 
+    coterie_block_begin(&block, shape);
+    block.narrow = (float *)memory;
+    memory += coterie_block_narrow_size(&block);
+    block.inner = (float *)memory;
+    block.x = block.packed = memory + coterie_block_inner_size(&block);
     for (uint32_t e = 0; e < rows->expert_count; e++) {
-        const uint32_t count = rows->first[e + 1] - rows->first[e];
         const uint32_t blocks =
-            (count + COTERIE_ROW_BLOCK - 1) / COTERIE_ROW_BLOCK;
+            coterie_block_count(rows->first[e + 1] - rows->first[e]);
         for (uint32_t b = 0; b < blocks; b++) {
-            const uint32_t first = (uint32_t)((uint64_t)count * b / blocks);
-            block.rows =
-                (uint32_t)((uint64_t)count * (b + 1) / blocks) - first;
-            block_begin(&block, rows, rows->first[e] + first, x, sums);
-            block_compute(&block, &experts[e]);
+            coterie_block_set(&block, &call, e, b);
+            block_compute(&block);
         }
     }
 }
 
-/* Whole panels, and rows that begin at different sets of the cache even if the
- * width is a power of two. */
-static size_t inner_stride(const coterie_ffn_shape_t *shape)
+void coterie_block_begin(coterie_block_t *block,
+                         const coterie_ffn_shape_t *shape)
 {
-    return ((size_t)panels_of(shape->ffn) + 1) * COTERIE_PANEL_OUTPUTS;
+    memset(block, 0, sizeof(*block));
+    block->ops = coterie_cpu_ops();
+    block->method = coterie_panel_method(coterie_cpu_panels(), shape->dtype,
+                                         shape->compute);
+    block->shape = shape;
+    block->cut = COTERIE_CUT_PANELS;
 }
 
-/* Of one row. */
-static size_t packed_size(const coterie_ffn_shape_t *shape)
+size_t coterie_block_x_size(const coterie_block_t *block)
 {
-    const coterie_panel_method_t method = coterie_panel_method(
-        coterie_cpu_panels(), shape->dtype, shape->compute);
-    const size_t hidden = coterie_panel_row_size(&method, shape->hidden);
-    const size_t ffn = coterie_panel_row_size(&method, shape->ffn);
-    return hidden > ffn ? hidden : ffn;
+    return lines(COTERIE_ROW_BLOCK *
+                 coterie_panel_row_size(&block->method,
+                                        block->shape->hidden));
 }
 
-static void block_begin(block_t *block, const coterie_expert_rows_t *rows,
-                        uint32_t first, const float *x, float *sums)
+size_t coterie_block_inner_size(const coterie_block_t *block)
 {
+    return lines(COTERIE_ROW_BLOCK * inner_stride(block) * sizeof(float));
+}
+
+size_t coterie_block_packed_size(const coterie_block_t *block)
+{
+    return lines(COTERIE_ROW_BLOCK *
+                 coterie_panel_row_size(&block->method, block->shape->ffn));
+}
+
+size_t coterie_block_narrow_size(const coterie_block_t *block)
+{
+    return lines(COTERIE_ROW_BLOCK * sizeof(float) * block->cut *
+                 COTERIE_PANEL_OUTPUTS);
+}
+
+uint32_t coterie_block_count(uint32_t count)
+{
+    return (count + COTERIE_ROW_BLOCK - 1) / COTERIE_ROW_BLOCK;
+}
+
+void coterie_block_set(coterie_block_t *block, const coterie_ffn_call_t *call,
+                       uint32_t expert, uint32_t ordinal)
+{
+    const coterie_expert_rows_t *rows = call->rows;
+    const uint64_t count = rows->first[expert + 1] - rows->first[expert];
+    const uint32_t blocks = coterie_block_count((uint32_t)count);
+    const uint32_t from = (uint32_t)(count * ordinal / blocks);
+    const uint32_t first = rows->first[expert] + from;
+
+    block->expert = &call->experts[expert];
+    block->rows = (uint32_t)(count * (ordinal + 1) / blocks) - from;
+    block->weight = rows->weight + first;
     for (uint32_t r = 0; r < block->rows; r++) {
         const size_t at = (size_t)rows->row[first + r] * block->shape->hidden;
-        block->from[r] = x + at;
-        block->sums[r] = sums + at;
+        block->from[r] = call->x + at;
+        block->sums[r] = call->sums + at;
     }
-    block->weight = rows->weight + first;
 }
 
-static void block_compute(const block_t *block,
-                          const coterie_expert_weights_t *expert)
+uint32_t coterie_block_inner_cuts(const coterie_block_t *block)
 {
-    const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
-
-    coterie_panel_pack(&block->method, block->rows, hidden, block->from,
-                       block->x);
-    for (uint32_t panel = 0; panel < panels_of(ffn); panel += BLOCK_PANELS)
-        gate_and_up(block, expert, panel);
-    inner_pack(block);
-    for (uint32_t panel = 0; panel < panels_of(hidden); panel += BLOCK_PANELS)
-        down(block, expert, panel);
+    return cuts_of(block, block->shape->ffn);
 }
 
-/* A block of gate, then the same of up: each names the other's as next. */
-static void gate_and_up(const block_t *block,
-                        const coterie_expert_weights_t *expert,
-                        uint32_t first)
+uint32_t coterie_block_outer_cuts(const coterie_block_t *block)
 {
+    return cuts_of(block, block->shape->hidden);
+}
+
+void coterie_block_pack(const coterie_block_t *block)
+{
+    coterie_panel_pack(&block->method, block->rows, block->shape->hidden,
+                       block->from, block->x);
+}
+
+void coterie_block_gate_up(const coterie_block_t *block, uint32_t cut)
+{
+    const coterie_expert_weights_t *expert = block->expert;
     const uint32_t hidden = block->shape->hidden, ffn = block->shape->ffn;
-    coterie_panel_product_t gate = product_of(block, hidden, ffn, first);
+    const uint32_t from = cut * block->cut * COTERIE_PANEL_OUTPUTS;
+    coterie_panel_product_t gate = product_of(block, hidden, ffn, cut);
     coterie_panel_product_t up = gate;
+    coterie_activate_t at = {
+        .count = least(gate.panels * COTERIE_PANEL_OUTPUTS, ffn - from),
+        .alpha = block->shape->alpha,
+        .limit = block->shape->limit};
 
-    gate.weight = expert->gate;
-    gate.scale = expert->gate_scale;
-    up.weight = expert->up;
-    up.scale = expert->up_scale;
-    gate.next = panel_of(&up, first);
-    up.next = first + up.panels < panels_of(ffn)
-                  ? panel_of(&gate, first + gate.panels)
-                  : expert->down;
-    up.y = block->inner + (size_t)first * COTERIE_PANEL_OUTPUTS;
-    up.y_stride = inner_stride(block->shape);
-    coterie_panel_multiply(&gate);
-    coterie_panel_multiply(&up);
-    for (uint32_t r = 0; r < block->rows; r++)
-        block->ops->silu_mul((size_t)gate.panels * COTERIE_PANEL_OUTPUTS,
-                             gate.y + r * gate.y_stride,
-                             up.y + r * up.y_stride);
+    products_run(block, cut, &gate, &up);
+    if (expert->gate_bias != NULL)
+        at.gate_bias = expert->gate_bias + from;
+    if (expert->up_bias != NULL)
+        at.up_bias = expert->up_bias + from;
+    for (uint32_t r = 0; r < block->rows; r++) {
+        if (expert->gate != NULL)
+            at.gate = gate.y + r * gate.y_stride;
+        at.up = up.y + r * up.y_stride;
+        block->ops->activate[block->shape->activation](&at);
+    }
 }
 
-static void inner_pack(const block_t *block)
+void coterie_block_pack_inner(const coterie_block_t *block)
 {
     const float *rows[COTERIE_ROW_BLOCK];
 
     for (uint32_t r = 0; r < block->rows; r++)
-        rows[r] = block->inner + r * inner_stride(block->shape);
+        rows[r] = block->inner + r * inner_stride(block);
     coterie_panel_pack(&block->method, block->rows, block->shape->ffn, rows,
-                       block->x);
+                       block->packed);
 }
 
-static void down(const block_t *block, const coterie_expert_weights_t *expert,
-                 uint32_t first)
+void coterie_block_down(const coterie_block_t *block, uint32_t cut)
 {
+    const coterie_expert_weights_t *expert = block->expert;
     const uint32_t hidden = block->shape->hidden;
-    const uint32_t from = first * COTERIE_PANEL_OUTPUTS;
+    const uint32_t from = cut * block->cut * COTERIE_PANEL_OUTPUTS;
     coterie_panel_product_t product =
-        product_of(block, block->shape->ffn, hidden, first);
+        product_of(block, block->shape->ffn, hidden, cut);
     const uint32_t outputs =
         least(product.panels * COTERIE_PANEL_OUTPUTS, hidden - from);
 
+    product.x = block->packed;
     product.weight = expert->down;
     product.scale = expert->down_scale;
     if (from + outputs < hidden)
-        product.next = panel_of(&product, first + product.panels);
+        product.next = panel_of(&product, product.first + product.panels);
     coterie_panel_multiply(&product);
-    for (uint32_t r = 0; r < block->rows; r++)
+    for (uint32_t r = 0; r < block->rows; r++) {
+        float *sums = block->sums[r] + from;
         block->ops->add_scaled(outputs, block->weight[r],
-                               product.y + r * product.y_stride,
-                               block->sums[r] + from);
+                               product.y + r * product.y_stride, sums);
+        if (expert->down_bias != NULL)
+            block->ops->add_scaled(outputs, block->weight[r],
+                                   expert->down_bias + from, sums);
+    }
 }
 
-/* BLOCK_PANELS of a matrix, or what is left of it, into block->narrow; its
- * weights are for the caller to name. */
-static coterie_panel_product_t product_of(const block_t *block, uint32_t in,
-                                          uint32_t out, uint32_t first)
+static void block_compute(const coterie_block_t *block)
 {
+    const uint32_t inner = coterie_block_inner_cuts(block);
+    const uint32_t outer = coterie_block_outer_cuts(block);
+
+    coterie_block_pack(block);
+    for (uint32_t cut = 0; cut < inner; cut++)
+        coterie_block_gate_up(block, cut);
+    coterie_block_pack_inner(block);
+    for (uint32_t cut = 0; cut < outer; cut++)
+        coterie_block_down(block, cut);
+}
+
+/* Whole panels, and rows that begin at different sets of the cache even if the
+ * width is a power of two. */
+static size_t inner_stride(const coterie_block_t *block)
+{
+    return ((size_t)panels_of(block->shape->ffn) + 1) * COTERIE_PANEL_OUTPUTS;
+}
+
+/* A cut of gate, then the same of up: each names the other's as next. */
+static void products_run(const coterie_block_t *block, uint32_t cut,
+                         coterie_panel_product_t *gate,
+                         coterie_panel_product_t *up)
+{
+    const coterie_expert_weights_t *expert = block->expert;
+    const coterie_panel_product_t *first = expert->gate != NULL ? gate : up;
+
+    gate->weight = expert->gate;
+    gate->scale = expert->gate_scale;
+    up->weight = expert->up;
+    up->scale = expert->up_scale;
+    gate->next = panel_of(up, up->first);
+    up->next = first->first + first->panels < panels_of(block->shape->ffn)
+                   ? panel_of(first, first->first + first->panels)
+                   : expert->down;
+    up->y = block->inner +
+            (size_t)cut * block->cut * COTERIE_PANEL_OUTPUTS;
+    up->y_stride = inner_stride(block);
+    if (expert->gate != NULL)
+        coterie_panel_multiply(gate);
+    coterie_panel_multiply(up);
+}
+
+/* A cut of a matrix, into block->narrow; its weights are for the caller to
+ * name. */
+static coterie_panel_product_t product_of(const coterie_block_t *block,
+                                          uint32_t in, uint32_t out,
+                                          uint32_t cut)
+{
+    const uint32_t first = cut * block->cut;
+
     return (coterie_panel_product_t){
         .method = &block->method,
         .rows = block->rows,
         .in = in,
         .first = first,
-        .panels = least(panels_of(out) - first, BLOCK_PANELS),
+        .panels = least(panels_of(out) - first, block->cut),
         .x = block->x,
         .y = block->narrow,
-        .y_stride = BLOCK_PANELS * COTERIE_PANEL_OUTPUTS,
+        .y_stride = (size_t)block->cut * COTERIE_PANEL_OUTPUTS,
     };
 }
 
@@ -254,6 +314,16 @@ static const char *panel_of(const coterie_panel_product_t *product,
 static uint32_t panels_of(uint32_t outputs)
 {
     return (outputs + COTERIE_PANEL_OUTPUTS - 1) / COTERIE_PANEL_OUTPUTS;
+}
+
+static uint32_t cuts_of(const coterie_block_t *block, uint32_t outputs)
+{
+    return (panels_of(outputs) + block->cut - 1) / block->cut;
+}
+
+static size_t lines(size_t size)
+{
+    return (size + LINE - 1) / LINE * LINE;
 }
 
 static uint32_t least(uint32_t a, uint32_t b)

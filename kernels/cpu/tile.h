@@ -16,7 +16,6 @@ INLINE void tile_finish(const coterie_tile_t *tile, int rows, int outputs,
 INLINE vec_t vec_load_weight(const void *weight, coterie_dtype_t dtype);
 INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
                                   size_t count);
-INLINE vec_t vec_silu(vec_t x);
 INLINE vec_t vec_exp(vec_t x);
 
 #if !defined(MASKED_PARTS)
@@ -62,18 +61,7 @@ TILES(F32)
 TILES(F16)
 TILES(BF16)
 
-TARGET static void silu_mul(size_t count, const float *gate, float *up)
-{
-    size_t i = 0;
-    for (; i + COTERIE_LANES <= count; i += COTERIE_LANES)
-        vec_store(up + i, vec_mul(vec_silu(vec_load(gate + i)),
-                                  vec_load(up + i)));
-    if (i < count)
-        vec_store_part(up + i,
-                       vec_mul(vec_silu(vec_load_part(gate + i, count - i)),
-                               vec_load_part(up + i, count - i)),
-                       count - i);
-}
+#include "kernels/cpu/activation.h"
 
 TARGET static void add_scaled(size_t count, float scale, const float *x,
                               float *y)
@@ -118,7 +106,8 @@ const coterie_cpu_ops_t OPS = {
     .tile_stream = {TILE_KINDS_STREAM(F32), TILE_KINDS_STREAM(F16),
                     TILE_KINDS_STREAM(BF16)},
     .tile_single = {tile_F32_1x1, tile_F16_1x1, tile_BF16_1x1},
-    .silu_mul = silu_mul,
+    .activate = {activate_SWIGLU, activate_GEGLU, activate_RELU,
+                 activate_SWIGLU_CLAMPED},
     .add_scaled = add_scaled,
     .rms_norm = rms_norm,
 };
@@ -189,13 +178,6 @@ INLINE vec_t vec_load_weight_part(const void *weight, coterie_dtype_t dtype,
         return vec_load_part(weight, count);
     return dtype == COTERIE_DTYPE_F16 ? vec_load_f16_part(weight, count)
                                       : vec_load_bf16_part(weight, count);
-}
-
-/* As torch computes it: x / (1 + exp(-x)), so -infinity gives NaN. */
-INLINE vec_t vec_silu(vec_t x)
-{
-    const vec_t one = vec_set(1);
-    return vec_div(x, vec_add(one, vec_exp(vec_mul(x, vec_set(-1)))));
 }
 
 /* 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the last
