@@ -1,4 +1,5 @@
-coterieinclude_HEADERS += include/coterie/offload.h include/coterie/tiers.h
+coterieinclude_HEADERS += include/coterie/host.h \
+	include/coterie/offload.h include/coterie/tiers.h
 libcoterie_la_SOURCES += offload/policy.c offload/policy.h \
 	offload/policy_cost.c offload/policy_lists.c
 libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
@@ -9,7 +10,7 @@ libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
 	offload/predictor_router.c offload/predictor_token.c offload/replay.c \
 	offload/score.c
 libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/budget.c \
-	offload/budget.h offload/reader.c \
+	offload/budget.h offload/drive.c offload/host.c offload/reader.c \
 	offload/reader.h offload/reader_io.h offload/reader_open.c \
 	offload/reader_open.h offload/reader_pool.c offload/tiers.c \
 	offload/tiers.h offload/tiers_plan.c offload/tiers_state.c \

@@ -62,7 +62,7 @@ typedef struct invocation {
 extern const command_t command_pack, command_run, command_trace, command_place,
     command_replace,
     command_sim, command_info, command_convert, command_cache,
-    command_predict;
+    command_predict, command_doctor;
 
 /* Reads the options and operands after the subcommand's name, then runs it. */
 int command_start(const command_t *command, int argc, char **argv);

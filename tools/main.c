@@ -11,7 +11,7 @@ static const command_t *const commands[] = {
     &command_pack, &command_run,  &command_trace,  &command_place,
     &command_replace,
     &command_sim,  &command_info, &command_convert, &command_cache,
-    &command_predict};
+    &command_predict, &command_doctor};
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 

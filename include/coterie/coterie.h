@@ -5,6 +5,7 @@
 #include <coterie/api.h>
 #include <coterie/cost.h>
 #include <coterie/ffn.h>
+#include <coterie/host.h>
 #include <coterie/kernels.h>
 #include <coterie/loads.h>
 #include <coterie/model.h>

@@ -1,0 +1,276 @@
+#include "config.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "tools/command.h"
+#include "tools/doctor.h"
+#include "tools/report.h"
+
+enum {
+    LINE_SIZE = 256,
+    LARGE_RECORD = 1 << 20 /* bytes; smaller ones are never read fast */
+};
+
+typedef struct doctor_options {
+    const char *folder;
+    bool json;
+} doctor_options_t;
+
+typedef struct findings {
+    coterie_host_t host;
+    doctor_rates_t rates;
+    coterie_drive_t drive;
+    bool has_drive;
+    json_t *advice; /* strings */
+} findings_t;
+
+#ifdef HAVE_MPI
+enum { HAS_MPI = 1 };
+#else
+enum { HAS_MPI = 0 };
+#endif
+
+static int doctor_run(const invocation_t *in);
+static coterie_status_t drive_examine(const invocation_t *in, findings_t *f);
+static void advise_host(const coterie_host_t *host, json_t *advice);
+static void advise_drive(const findings_t *f, json_t *advice);
+static void advise(json_t *advice, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static coterie_status_t report_json(const findings_t *f);
+static json_t *host_json(const coterie_host_t *host);
+static json_t *drive_json(const findings_t *f);
+static json_t *bytes_json(uint64_t bytes);
+static coterie_status_t report_text(const findings_t *f);
+static void host_print(const coterie_host_t *host);
+static void drive_print(const findings_t *f);
+
+static const option_spec_t doctor_specs[] = {
+    {"dir", 0, OPTION_TEXT, offsetof(doctor_options_t, folder), "FOLDER",
+     "without a store: try a temporary file there", 0, 0, NULL},
+    {"json", 0, OPTION_FLAG, offsetof(doctor_options_t, json), NULL,
+     "print one JSON object", 0, 0, NULL},
+    {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
+
+const command_t command_doctor = {
+    .name = "doctor",
+    .operands = "[STORE]",
+    .operands_least = 0,
+    .operands_most = 1,
+    .summary = "says what this machine can do, what is reached, what to change",
+    .details =
+        "Looks at cores, memory, huge pages, io_uring and the limits of the\n"
+        "container, measures memory, kernels and the drive of STORE, and\n"
+        "gives advice. Takes a few seconds, best while nothing else runs.\n",
+    .options = doctor_specs,
+    .options_size = sizeof(doctor_options_t),
+    .run = doctor_run};
+
+static int doctor_run(const invocation_t *in)
+{
+    const doctor_options_t *o = in->options;
+    findings_t f = {.advice = json_array()};
+    coterie_status_t status;
+
+    if (in->operand_count > 0 && o->folder != NULL)
+        return command_refuse(in, "either a store or --dir, not both");
+    coterie_host_examine(&f.host);
+    status = drive_examine(in, &f);
+    if (status == COTERIE_OK)
+        status = doctor_measure(f.host.cores, &f.rates);
+    if (status == COTERIE_OK) {
+        advise_host(&f.host, f.advice);
+        advise_drive(&f, f.advice);
+        status = o->json ? report_json(&f) : report_text(&f);
+    }
+    json_decref(f.advice);
+    return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
+}
+
+static coterie_status_t drive_examine(const invocation_t *in, findings_t *f)
+{
+    const doctor_options_t *o = in->options;
+    coterie_model_t *model = NULL;
+    coterie_status_t status = COTERIE_OK;
+
+    f->has_drive = in->operand_count > 0 || o->folder != NULL;
+    if (in->operand_count > 0) {
+        status = coterie_model_open(in->operands[0], &model);
+        if (status == COTERIE_OK)
+            status = coterie_drive_examine(model, &f->drive);
+        coterie_model_close(model);
+    } else if (o->folder != NULL) {
+        status = coterie_drive_examine_folder(o->folder, &f->drive);
+    }
+    return status;
+}
+
+static void advise_host(const coterie_host_t *host, json_t *advice)
+{
+    if (host->uring[0] != '\0')
+        advise(advice,
+               "allow io_uring (%s): sysctl kernel.io_uring_disabled=0, and in "
+               "a container a seccomp profile that permits it",
+               host->uring);
+    if (strcmp(host->huge, "never") == 0 || host->huge[0] == '\0')
+        advise(advice, "allow huge pages: echo madvise > "
+                       "/sys/kernel/mm/transparent_hugepage/enabled, or "
+                       "reserve some with sysctl vm.nr_hugepages");
+    if (host->locked < host->memory && geteuid() != 0)
+        advise(advice,
+               "raise the limit of locked memory (ulimit -l, now %llu KiB) to "
+               "the budget, so that reads need not pin their pages",
+               (unsigned long long)host->locked / 1024);
+    if (host->cores < host->cores_online)
+        advise(advice,
+               "plan with %u ranks: of %u cores this process gets no more%s",
+               host->cores, host->cores_online,
+               host->cpu_limit > 0 ? " (cpu.max of its control group)" : "");
+    if (host->limit < host->memory)
+        advise(advice,
+               "keep --budget below %.1f GB: what the container has left of "
+               "its %.1f GB",
+               1e-9 * (double)(host->limit - host->limit_used),
+               1e-9 * (double)host->limit);
+    if (!HAS_MPI)
+        advise(advice, "build with MPI to serve with ranks on several "
+                       "machines");
+}
+
+static void advise_drive(const findings_t *f, json_t *advice)
+{
+    if (!f->has_drive) {
+        advise(advice, "name a STORE, or a folder with --dir, to have its "
+                       "drive examined");
+        return;
+    }
+    if (!f->drive.direct)
+        advise(advice, "keep stores on a local drive with ext4 or xfs: this "
+                       "file system refuses direct reads");
+    if (f->drive.record_size >= LARGE_RECORD &&
+        f->drive.reader_gbs < 0.8 * f->drive.ceiling_gbs)
+        advise(advice,
+               "look for what else uses drive or cores: records are read at "
+               "%.0f %% of what the drive gives",
+               100 * f->drive.reader_gbs / f->drive.ceiling_gbs);
+}
+
+static void advise(json_t *advice, const char *format, ...)
+{
+    char line[LINE_SIZE];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(line, sizeof(line), format, arguments);
+    va_end(arguments);
+    json_array_append_new(advice, json_string(line));
+}
+
+static coterie_status_t report_json(const findings_t *f)
+{
+    return json_print(json_pack(
+        "{s:s, s:o, s:{s:f, s:f}, s:{s:s, s:f}, s:o, s:b, s:b, s:O}",
+        "version", coterie_version(), "host", host_json(&f->host),
+        "memory_gbs", "one_thread", f->rates.memory_one, "all_cores",
+        f->rates.memory_all, "kernels", "isa", coterie_kernels_isa(),
+        "one_thread_gbs", f->rates.kernels_one, "drive", drive_json(f), "mpi",
+        HAS_MPI, "gpu", 0, "advice", f->advice));
+}
+
+static json_t *host_json(const coterie_host_t *host)
+{
+    return json_pack(
+        "{s:i, s:i, s:i, s:f, s:i, s:I, s:I, s:o, s:I, s:o, s:I, s:s, s:b, "
+        "s:s}",
+        "cores", (int)host->cores, "cores_online", (int)host->cores_online,
+        "cores_allowed", (int)host->cores_allowed, "cpu_limit",
+        host->cpu_limit, "numa_nodes", (int)host->numa_nodes, "memory",
+        (json_int_t)host->memory, "memory_available",
+        (json_int_t)host->available, "memory_limit", bytes_json(host->limit),
+        "memory_limit_used", (json_int_t)host->limit_used, "locked_limit",
+        bytes_json(host->locked), "huge_pages_free",
+        (json_int_t)host->huge_free, "transparent_huge_pages", host->huge,
+        "io_uring", host->uring[0] == '\0', "io_uring_refusal", host->uring);
+}
+
+static json_t *drive_json(const findings_t *f)
+{
+    const coterie_drive_t *d = &f->drive;
+
+    if (!f->has_drive)
+        return json_null();
+    return json_pack("{s:b, s:s, s:f, s:I, s:i, s:I, s:f, s:f}", "direct",
+                     (int)d->direct, "reading", d->reading, "ceiling_gbs",
+                     d->ceiling_gbs, "ceiling_request",
+                     (json_int_t)d->ceiling_request, "ceiling_depth",
+                     (int)d->ceiling_depth, "record_size",
+                     (json_int_t)d->record_size, "reader_gbs", d->reader_gbs,
+                     "wait_s", d->wait_s);
+}
+
+/* No limit is null. */
+static json_t *bytes_json(uint64_t bytes)
+{
+    return bytes == UINT64_MAX ? json_null()
+                               : json_integer((json_int_t)bytes);
+}
+
+static coterie_status_t report_text(const findings_t *f)
+{
+    const char *line;
+    size_t i;
+    json_t *entry;
+
+    host_print(&f->host);
+    printf("memory     %.1f GB/s by one thread, %.1f by all cores\n"
+           "kernels    %s: %.1f GB/s of bf16 weights by one thread, %.0f %% "
+           "of memory's\n",
+           f->rates.memory_one, f->rates.memory_all, coterie_kernels_isa(),
+           f->rates.kernels_one,
+           100 * f->rates.kernels_one / f->rates.memory_one);
+    drive_print(f);
+    printf("mpi        %s\n"
+           "gpu        none: this build computes on processors\n",
+           HAS_MPI ? "built in" : "not built in");
+    json_array_foreach(f->advice, i, entry) {
+        line = json_string_value(entry);
+        printf("%s%s\n", i == 0 ? "\nto do      " : "           ", line);
+    }
+    return COTERIE_OK;
+}
+
+static void host_print(const coterie_host_t *host)
+{
+    printf("cores      %u of %u, on %u NUMA node%s\n"
+           "memory     %.1f of %.1f GB available\n",
+           host->cores, host->cores_online, host->numa_nodes,
+           host->numa_nodes == 1 ? "" : "s", 1e-9 * (double)host->available,
+           1e-9 * (double)host->memory);
+    if (host->cpu_limit > 0)
+        printf("container  limited to %.1f cores\n", host->cpu_limit);
+    if (host->limit != UINT64_MAX)
+        printf("container  limited to %.1f GB, %.1f of them used\n",
+               1e-9 * (double)host->limit, 1e-9 * (double)host->limit_used);
+    printf("huge pages %.1f GB reserved and free; transparent: %s\n"
+           "io_uring   %s\n",
+           1e-9 * (double)host->huge_free,
+           host->huge[0] != '\0' ? host->huge : "none",
+           host->uring[0] != '\0' ? host->uring : "works");
+}
+
+static void drive_print(const findings_t *f)
+{
+    const coterie_drive_t *d = &f->drive;
+
+    if (!f->has_drive)
+        return;
+    printf("drive      %.2f GB/s at best, bare (%u requests of %.1f MiB)\n"
+           "reader     %.2f GB/s, %.0f %% of that; a MiB takes %.2f ms; %s\n",
+           d->ceiling_gbs, d->ceiling_depth,
+           (double)d->ceiling_request / (1 << 20), d->reader_gbs,
+           100 * d->reader_gbs / d->ceiling_gbs, 1e3 * d->wait_s, d->reading);
+}
