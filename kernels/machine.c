@@ -7,15 +7,6 @@
 #include "base/error.h"
 #include "kernels/pool.h"
 
-const char *coterie_pool_pinning(void)
-{
-#if defined(HAVE_HWLOC)
-    return "hwloc";
-#else
-    return "no";
-#endif
-}
-
 #if defined(HAVE_HWLOC)
 #include <hwloc.h>
 
@@ -95,7 +86,7 @@ void coterie_machine_bind(const coterie_machine_t *machine, uint32_t node,
 {
     hwloc_set_area_membind(machine->topology, memory, size,
                            machine->nodes[node]->nodeset, HWLOC_MEMBIND_BIND,
-                           HWLOC_MEMBIND_BYNODESET);
+                           HWLOC_MEMBIND_BYNODESET | HWLOC_MEMBIND_MIGRATE);
 }
 
 static coterie_status_t topology_load(coterie_machine_t *machine)

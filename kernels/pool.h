@@ -16,7 +16,7 @@ void coterie_pool_run(coterie_pool_t *pool, coterie_pool_fn run, void *work);
 /* NUMA nodes that the pool's cores are on, counted from 0. */
 uint32_t coterie_pool_nodes(const coterie_pool_t *pool);
 
-/* Has untouched memory come from a node. */
+/* Has memory come from a node, or move there. */
 void coterie_pool_bind(const coterie_pool_t *pool, uint32_t node,
                        const void *memory, size_t size);
 

@@ -100,6 +100,15 @@ coterie_status_t coterie_bank_set_compute(coterie_bank_t *bank,
     return status;
 }
 
+void coterie_bank_set_pool(coterie_bank_t *bank, coterie_pool_t *pool)
+{
+    const size_t slots = (size_t)bank->slot_count * bank->layer_count;
+
+    bank->pool = pool;
+    for (size_t i = 0; bank->tiers == NULL && i < slots; i++)
+        coterie_pool_place(pool, &bank->shape, &bank->experts[i]);
+}
+
 void coterie_bank_destroy(coterie_bank_t *bank)
 {
     if (bank == NULL)
@@ -113,7 +122,7 @@ void coterie_bank_destroy(coterie_bank_t *bank)
 size_t coterie_bank_scratch(const coterie_bank_t *bank)
 {
     return bank->tiers != NULL ? coterie_bank_tiers_scratch(bank)
-                               : coterie_expert_ffn_scratch(&bank->shape);
+                               : coterie_pool_scratch(bank->pool, &bank->shape);
 }
 
 coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
@@ -124,10 +133,20 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
 {
     if (bank->tiers != NULL)
         return coterie_bank_tiers_compute(bank, layer, rows, x, sums, scratch);
-    coterie_expert_ffn(&bank->shape,
-                       bank->experts + (size_t)layer * bank->slot_count, rows,
-                       x, sums, scratch);
+    coterie_bank_ffn(
+        bank, (coterie_ffn_call_t){
+                  .experts = bank->experts + (size_t)layer * bank->slot_count,
+                  .rows = rows,
+                  .x = x,
+                  .sums = sums,
+                  .scratch = scratch});
     return COTERIE_OK;
+}
+
+void coterie_bank_ffn(const coterie_bank_t *bank, coterie_ffn_call_t call)
+{
+    call.shape = &bank->shape;
+    coterie_pool_ffn(bank->pool, &call);
 }
 
 coterie_status_t coterie_bank_check(const coterie_bank_t *bank,

@@ -12,6 +12,7 @@ struct coterie_bank {
     coterie_ffn_shape_t shape;
     coterie_expert_weights_t *experts; /* [layer, slot] */
     unsigned char *arena;              /* their records */
+    coterie_pool_t *pool;              /* or NULL */
 
     coterie_tiers_t *tiers; /* NULL: all that follows is unused */
     coterie_expert_format_t format;
@@ -27,6 +28,9 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
                                       const coterie_expert_rows_t *rows,
                                       const float *x, float *sums,
                                       void *scratch);
+
+/* That of experts at hand, by the pool if there is one. */
+void coterie_bank_ffn(const coterie_bank_t *bank, coterie_ffn_call_t call);
 
 /* Where an expert's record, in memory, has what the kernels need. */
 coterie_expert_weights_t coterie_bank_weights(

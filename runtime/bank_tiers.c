@@ -83,7 +83,7 @@ static size_t wave_carve(wave_t *w, char *scratch)
     size_t rows = WAVE_PAIRS * (size_t)bank->shape.hidden * sizeof(float);
     size_t slots = bank->slot_count * sizeof(uint32_t), at = 0;
 
-    w->scratch = carve(scratch, &at, coterie_expert_ffn_scratch(&bank->shape));
+    w->scratch = carve(scratch, &at, coterie_pool_scratch(bank->pool, &bank->shape));
     w->inputs = carve(scratch, &at, rows);
     w->outputs = carve(scratch, &at, rows);
     w->ordinals = carve(scratch, &at, WAVE_PAIRS * sizeof(uint32_t));
@@ -192,8 +192,9 @@ static void expert_compute(wave_t *w, uint32_t slot,
     rows.expert_count = 1;
     rows.first = first;
     if (alone) {
-        coterie_expert_ffn(&w->bank->shape, &expert, &rows, w->x, w->sums,
-                           w->scratch);
+        coterie_bank_ffn(w->bank,
+                         (coterie_ffn_call_t){NULL, &expert, &rows, w->x,
+                                              w->sums, w->scratch});
         return;
     }
     for (uint32_t i = 0; i < pairs; i++)
@@ -202,8 +203,9 @@ static void expert_compute(wave_t *w, uint32_t slot,
                hidden * sizeof(float));
     memset(outputs, 0, pairs * hidden * sizeof(float));
     rows = (coterie_expert_rows_t){1, pairs, none, w->ordinals, w->ones};
-    coterie_expert_ffn(&w->bank->shape, &expert, &rows, w->inputs, outputs,
-                       w->scratch);
+    coterie_bank_ffn(w->bank,
+                     (coterie_ffn_call_t){NULL, &expert, &rows, w->inputs,
+                                          outputs, w->scratch});
 }
 
 /* As the kernel would have: by ascending expert, with its own fused step. */

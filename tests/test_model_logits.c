@@ -218,6 +218,34 @@ Test(model_logits, are_the_same_on_any_ranks_in_any_mode)
     }
 }
 
+Test(model_logits, have_the_same_bits_whatever_threads_compute_experts)
+{
+    static const char *const options[] = {"--ranks 2 --threads 1",
+                                          "--ranks 2 --threads 3",
+                                          "--threads 2 --budget 50%"};
+    char model[PATH_SIZE], store[PATH_SIZE];
+    answer_t alone, answer;
+    called_t packed;
+    json_t *cases;
+
+    fixture_path("mixtral", model);
+    cases = fixture_cases(model);
+    snprintf(store, sizeof(store), "%s", file_path("store"));
+    command_call(&packed, "pack '%s' -o '%s' --force", model, store);
+    cr_assert(zero(int, packed.code), "%s", packed.err);
+    called_free(&packed);
+    for (size_t i = 0; i < 3; i++) {
+        alone = ask(store, cases, i < 2 ? "--ranks 2" : "");
+        answer = ask(store, cases, options[i]);
+        cr_expect(zero(dbl, difference(&alone.logits, 0, &answer.logits, 0,
+                                       alone.logits.shape[0])),
+                  "%s", options[i]);
+        answer_free(&alone);
+        answer_free(&answer);
+    }
+    json_decref(cases);
+}
+
 /* Of the first prompt, whose rows come first: what is generated may differ. */
 Test(model_logits, vary_little_where_rows_are_rounded_between_ranks)
 {

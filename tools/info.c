@@ -92,11 +92,13 @@ static coterie_status_t build_report(const info_options_t *o)
             "kernels", coterie_kernels_isa(), "glpk", HAS_GLPK, "mpi", HAS_MPI,
             "hwloc", HAS_HWLOC));
     printf("coterie %s\nkernels    %s\nplace      %s\ntransports threads%s\n"
-           "topologies JSON%s\n",
+           "topologies JSON%s\nthreads    %s\n",
            coterie_version(), coterie_kernels_isa(),
            HAS_GLPK ? "GLPK" : "none: built without GLPK",
            HAS_MPI ? ", mpi" : "; built without MPI",
-           HAS_HWLOC ? ", hwloc" : "; built without hwloc");
+           HAS_HWLOC ? ", hwloc" : "; built without hwloc",
+           HAS_HWLOC ? "kept on cores of their own"
+                     : "left to the system: built without hwloc");
     return COTERIE_OK;
 }
 

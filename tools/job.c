@@ -7,6 +7,7 @@
 #include "tools/job.h"
 #include "tools/modes.h"
 
+static coterie_status_t pool_open(uint32_t threads, coterie_pool_t **pool_p);
 static coterie_status_t length_check(const job_t *job);
 static coterie_status_t placement_open(const run_options_t *options,
                                        const coterie_model_config_t *config,
@@ -47,6 +48,8 @@ coterie_status_t job_open(const run_options_t *options, const char *model,
         status = length_check(job);
     if (status == COTERIE_OK)
         status = budget_open(job);
+    if (status == COTERIE_OK && options->threads > 0)
+        status = pool_open(options->threads, &job->pool);
     return status;
 }
 
@@ -56,6 +59,7 @@ void job_close(job_t *job)
     coterie_placement_destroy(job->placement);
     weights_destroy(job->weights);
     coterie_tiers_destroy(job->tiers); /* before the model, which it reads */
+    coterie_pool_destroy(job->pool);
     coterie_model_close(job->model);
     *job = (job_t){0};
 }
@@ -68,6 +72,14 @@ void results_free(results_t *results)
     free(results->hot);
     free(results->timeline);
     *results = (results_t){0};
+}
+
+static coterie_status_t pool_open(uint32_t threads, coterie_pool_t **pool_p)
+{
+    coterie_pool_options_t options = COTERIE_POOL_OPTIONS_INIT;
+
+    options.threads = threads;
+    return coterie_pool_create(&options, pool_p);
 }
 
 static coterie_status_t length_check(const job_t *job)

@@ -14,6 +14,7 @@ typedef struct run_options {
     uint32_t group;     /* of group_choices */
     uint32_t predict;   /* predict_choice_t */
     uint32_t wire;      /* coterie_wire_t */
+    uint32_t threads;   /* of the pool; 0: no pool */
     uint32_t compute;   /* coterie_compute_t */
     uint32_t seed;
     double temperature, link_latency, link_bandwidth;
@@ -37,6 +38,7 @@ typedef struct job {
     weights_t *weights;
     coterie_placement_t *placement;
     coterie_tiers_t *tiers; /* NULL: all experts are in memory */
+    coterie_pool_t *pool;   /* NULL: every rank computes by itself */
     prompts_t prompts;
     coterie_mode_t mode;
     coterie_group_t group;

@@ -100,6 +100,7 @@ static coterie_status_t bank_open(rank_t *r)
                                      &r->bank);
     if (status != COTERIE_OK)
         return status;
+    coterie_bank_set_pool(r->bank, job->pool);
     return coterie_bank_set_compute(r->bank, job->options->compute);
 }
 

@@ -57,6 +57,8 @@ static const option_spec_t run_specs[] = {
      "ranks that share keys and values", 0, 0, group_choices},
     {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group",
      "forward: where next, guessed or everywhere", 0, 0, predict_names},
+    {"threads", 0, OPTION_COUNT, FIELD(threads), "N",
+     "compute experts with N threads for all ranks", 1, 1024, NULL},
     {"wire", 0, OPTION_CHOICE, FIELD(wire), "f32|bf16|int8",
      "what travels between ranks: f32, or rounded", 0, 0, wire_names},
     {"compute", 0, OPTION_CHOICE, FIELD(compute), "f32|bf16|int8",
@@ -181,9 +183,11 @@ static coterie_status_t report_json(const job_t *job, const results_t *results)
     const run_options_t *o = job->options;
     uint32_t layers = job->weights->config.moe_layers;
     json_t *object = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:f}",
-        "ranks", (int)o->ranks, "transport", transport_names[o->transport], "dispatch",
-        mode_names[job->mode], "group", group_choices[job->group + 1],
+        "{s:i, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, "
+        "s:f}",
+        "ranks", (int)o->ranks, "threads", (int)o->threads, "transport",
+        transport_names[o->transport], "dispatch", mode_names[job->mode],
+        "group", group_choices[job->group + 1],
         "predict", predict_names[o->predict], "wire", wire_names[o->wire],
         "compute", compute_names[o->compute], "moe_layers", (int)layers,
         "sequences", sequences_json(job, results), "prefill",

@@ -23,17 +23,15 @@ typedef struct coterie_pool_options {
 
 #define COTERIE_POOL_OPTIONS_INIT { .size = sizeof(coterie_pool_options_t) }
 
-/** Starts threads - 1 threads: the caller of a computation is one as well, and
- * is left on whatever core it is.
+/** Starts threads - 1 threads, each kept on a core of its own (if built with
+ * hwloc; there may be more threads than cores). The caller of a computation is
+ * the last one, and is left on whatever core it is.
  *
  * @return ERR_INVALID beyond 1024 threads */
 COTERIE_API coterie_status_t coterie_pool_create(
     const coterie_pool_options_t *options, coterie_pool_t **pool_p);
 
 COTERIE_API uint32_t coterie_pool_threads(const coterie_pool_t *pool);
-
-/** Whether threads are put on cores, and by what: one word, "hwloc" or "no". */
-COTERIE_API const char *coterie_pool_pinning(void);
 
 /** Bytes of scratch that a call needs.
  * @param pool  NULL: the calling thread alone */
@@ -47,9 +45,10 @@ COTERIE_API size_t coterie_pool_scratch(const coterie_pool_t *pool,
 COTERIE_API void coterie_pool_ffn(coterie_pool_t *pool,
                                   const coterie_ffn_call_t *call);
 
-/** Has an expert's matrices, whose memory was not written yet, near the cores
- * that will read them: on a machine of several NUMA nodes each gets its share
- * of every matrix. Elsewhere, and without hwloc, does nothing. */
+/** Has an expert's matrices near the cores that will read them: on a machine of
+ * several NUMA nodes each gets its share of every matrix, to whole pages, which
+ * move if they were written already. Elsewhere, and without hwloc, does
+ * nothing. */
 COTERIE_API void coterie_pool_place(const coterie_pool_t *pool,
                                     const coterie_ffn_shape_t *shape,
                                     const coterie_expert_weights_t *expert);

@@ -24,6 +24,7 @@
 #include <coterie/ffn.h>
 #include <coterie/model.h>
 #include <coterie/placement.h>
+#include <coterie/pool.h>
 #include <coterie/simulate.h>
 #include <coterie/tiers.h>
 #include <coterie/transport.h>
@@ -55,6 +56,13 @@ COTERIE_API coterie_status_t coterie_bank_create_tiered(
  * @return ERR_UNSUPPORTED if the weights' dtype has no such products */
 COTERIE_API coterie_status_t coterie_bank_set_compute(coterie_bank_t *bank,
                                                       uint32_t compute);
+
+/** Has the bank's experts computed by a pool, which must outlive the bank and
+ * may serve other ranks' banks, too; results keep their bits. Before a session
+ * has the bank. On several NUMA nodes, experts in memory move to where they are
+ * computed. */
+COTERIE_API void coterie_bank_set_pool(coterie_bank_t *bank,
+                                       coterie_pool_t *pool);
 
 /** Accepts NULL. */
 COTERIE_API void coterie_bank_destroy(coterie_bank_t *bank);
