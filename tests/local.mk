@@ -13,6 +13,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/panel_data.c tests/panel_data.h \
 	tests/test_panels.c \
 	tests/test_pool.c \
+	tests/test_activation.c \
 	tests/test_router.c \
 	tests/test_transport.c \
 	tests/draw.h tests/test_placement.c \
