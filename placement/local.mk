@@ -20,8 +20,12 @@ lib_LTLIBRARIES += libcoterie-place.la
 coterie_place_library = libcoterie-place.la
 endif
 libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
+	placement/capacity.c placement/capacity.h placement/copies.c \
+	placement/copies.h placement/cover.c placement/cover.h \
+	placement/measure.c placement/measure.h placement/scores.c \
+	placement/scores.h placement/slots.c placement/slots.h \
 	placement/place.c placement/placing.c placement/placing.h \
-	placement/polish.c placement/polish.h placement/replicas.c \
+	placement/refine.c placement/refine.h placement/replicas.c \
 	placement/replicas.h placement/report.c placement/solve/anneal.c \
 	placement/solve/assignment.c placement/solve/balance.c \
 	placement/solve/branch.c placement/solve/chain.c placement/solve/chain.h \

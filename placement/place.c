@@ -6,12 +6,14 @@
 
 #include "base/error.h"
 #include "base/options.h"
+#include "placement/capacity.h"
 #include "placement/placement.h"
 #include "placement/placing.h"
 #include "placement/solve/parallel.h"
 
-/* Of the time limit, where the rest is for copies and replicas. */
-static const double PROOF_SHARE = 0.75;
+/* Of the time limit, where the rest is for copies and replicas: if a proof is
+ * wanted or near, and if not. */
+static const double PROOF_SHARE = 0.75, PAIRS_SHARE = 0.25;
 
 static coterie_status_t options_check(const coterie_place_options_t *in,
                                       const coterie_trace_view_t *trace,
@@ -25,6 +27,7 @@ static coterie_status_t tokens_slice(const coterie_trace_view_t *view,
                                      uint64_t first, uint64_t count,
                                      coterie_trace_t **trace_p);
 static coterie_status_t problem_open(coterie_placing_t *p);
+static void loads_limit(coterie_placing_t *p);
 static void search_open(coterie_placing_t *p);
 static double proof_share(const coterie_placing_t *p);
 static coterie_status_t experts_place(coterie_placing_t *p);
@@ -53,8 +56,6 @@ coterie_status_t coterie_place(const coterie_trace_t *trace,
         status = problem_open(&p);
     if (status == COTERIE_OK)
         status = experts_place(&p);
-    if (status == COTERIE_OK)
-        status = coterie_placing_polish(&p);
     if (status == COTERIE_OK)
         status = coterie_placing_make(&p, &placement);
     if (status == COTERIE_OK && report != NULL)
@@ -132,11 +133,6 @@ static coterie_status_t limits_check(const coterie_place_options_t *options,
                             "ranks leave each no more than %u to replicate",
                             options->spare, experts, ranks,
                             experts - (experts + ranks - 1) / ranks);
-    if (experts + (uint64_t)ranks * options->spare > COTERIE_SLOTS_MAX)
-        return coterie_fail(COTERIE_ERR_INFEASIBLE,
-                            "place: %llu slots a layer; at most %d",
-                            experts + (unsigned long long)ranks *
-                                          options->spare, COTERIE_SLOTS_MAX);
     return COTERIE_OK;
 }
 
@@ -215,6 +211,7 @@ static coterie_status_t problem_open(coterie_placing_t *p)
     coterie_problem_t *problem = &p->problem;
     uint32_t ranks = p->options.rank_count, experts = p->view.expert_count;
     size_t layers = p->view.layer_count, items = layers * experts;
+    coterie_status_t status;
 
     p->costs = coterie_pair_costs(p->options.objective, p->options.mode, ranks,
                                   p->view.k);
@@ -224,25 +221,45 @@ static coterie_status_t problem_open(coterie_placing_t *p)
     problem->node_count = p->options.node_count;
     problem->network_cost = p->options.network_cost;
     problem->capacity = p->capacity = calloc(ranks, sizeof(*p->capacity));
+    p->room = calloc(ranks, sizeof(*p->room));
     problem->seam = calloc(items * experts, sizeof(*problem->seam));
     problem->load = calloc(items, sizeof(*problem->load));
     if (p->costs.pair > 0)
         problem->pair = calloc(items * experts, sizeof(*problem->pair));
-    if (p->options.load_cap > 0)
+    if (p->options.load_cap > 0) {
         problem->load_max = calloc(layers, sizeof(*problem->load_max));
+        p->load_asked = calloc(layers, sizeof(*p->load_asked));
+    }
     p->solution.rank_of = calloc(items, sizeof(*p->solution.rank_of));
     p->in_order = calloc(items, sizeof(*p->in_order));
-    if (!p->capacity || !problem->seam || !problem->load ||
+    if (!p->capacity || !p->room || !problem->seam || !problem->load ||
         (p->costs.pair > 0 && !problem->pair) ||
-        (p->options.load_cap > 0 && !problem->load_max) ||
+        (p->options.load_cap > 0 && (!problem->load_max || !p->load_asked)) ||
         !p->solution.rank_of || !p->in_order)
         return coterie_fail_memory(items * experts * sizeof(float),
                                    "counts of pairs of experts");
-    for (uint32_t r = 0; r < ranks; r++)
-        p->capacity[r] = experts / ranks + (r < experts % ranks);
+    status = coterie_capacity_share(&p->options, p->view.layer_count, experts,
+                                    p->capacity, p->room);
+    if (status != COTERIE_OK)
+        return status;
     coterie_affinity_count(&p->view, p->costs, problem);
     coterie_problem_measure(problem);
+    loads_limit(p);
     return COTERIE_OK;
+}
+
+/* What each layer's cap comes to. */
+static void loads_limit(coterie_placing_t *p)
+{
+    size_t experts = p->view.expert_count;
+
+    for (size_t l = 0; p->load_asked != NULL && l < p->view.layer_count; l++) {
+        uint64_t sum = 0;
+        for (size_t i = l * experts; i < (l + 1) * experts; i++)
+            sum += p->problem.load[i];
+        p->load_asked[l] =
+            (uint64_t)(p->options.load_cap * sum / p->options.rank_count);
+    }
 }
 
 static void search_open(coterie_placing_t *p)
@@ -260,10 +277,16 @@ static void search_open(coterie_placing_t *p)
 
 static double proof_share(const coterie_placing_t *p)
 {
-    return p->options.objective == COTERIE_OBJECTIVE_CROSSING &&
-                   p->options.spare == 0
-               ? 1
-               : PROOF_SHARE;
+    double seconds;
+
+    if (p->options.objective == COTERIE_OBJECTIVE_CROSSING)
+        return p->options.spare == 0 ? 1 : PROOF_SHARE;
+    seconds = PROOF_SHARE * p->options.time_limit_s;
+    return p->options.proof ||
+                   coterie_solver_subsets.applies(&p->problem, seconds) ||
+                   coterie_solver_columns.applies(&p->problem, seconds)
+               ? PROOF_SHARE
+               : PAIRS_SHARE;
 }
 
 static coterie_status_t experts_place(coterie_placing_t *p)
@@ -296,11 +319,12 @@ static void placing_close(coterie_placing_t *p)
         coterie_trace_destroy(p->held);
     coterie_trace_destroy(p->train);
     free(p->capacity);
+    free(p->room);
+    free(p->load_asked);
     free(p->problem.seam);
     free(p->problem.pair);
     free(p->problem.load);
     free(p->problem.load_max);
     free(p->solution.rank_of);
     free(p->in_order);
-    free(p->polished);
 }

@@ -6,96 +6,71 @@
 #include <coterie/simulate.h>
 
 #include "base/error.h"
+#include "placement/measure.h"
 #include "placement/placing.h"
-#include "placement/polish.h"
+#include "placement/refine.h"
 #include "placement/replicas.h"
+#include "placement/scores.h"
 
-typedef struct slots {
-    uint32_t count;  /* a layer */
-    uint16_t *rank;  /* [count] */
-    int16_t *expert; /* [layer, count]; -1 = empty */
-} slots_t;
+enum { LEARN_TOKENS = 1 << 20, LEARN_ROUNDS = 4 };
 
-static int polish_applies(const coterie_placing_t *p);
-static coterie_status_t copies_train(const coterie_placing_t *p,
-                                     const uint16_t *rank_of,
-                                     double *copies_p);
+/* At first, where a placement by pairs is the start. */
+static const double HEAT = 0.1;
+
 static coterie_status_t slots_open(const coterie_placing_t *p,
-                                   const uint16_t *rank_of, uint32_t spare,
-                                   slots_t *slots);
-static void slots_close(slots_t *slots);
-static coterie_status_t slots_create(const coterie_placing_t *p,
-                                     const slots_t *slots,
-                                     coterie_placement_t **placement_p);
+                                   const uint32_t *room,
+                                   const uint16_t *rank_of,
+                                   coterie_slots_t *slots);
+static coterie_status_t slots_score(const coterie_placing_t *p,
+                                    coterie_slots_t *slots);
+static coterie_status_t slots_learn(const coterie_placing_t *p,
+                                    coterie_slots_t *slots);
+static int refine_applies(const coterie_placing_t *p);
+static coterie_status_t slots_refine(coterie_placing_t *p,
+                                     coterie_slots_t *slots);
+static coterie_status_t slots_replicate(coterie_placing_t *p,
+                                        coterie_slots_t *slots);
+static coterie_status_t caps_keep(const coterie_placing_t *p,
+                                  coterie_slots_t *slots,
+                                  const coterie_slots_t *single);
+static coterie_status_t slots_measure(const coterie_placing_t *p,
+                                      const coterie_slots_t *slots,
+                                      uint64_t *load);
+static uint64_t load_most(const coterie_placing_t *p, const uint64_t *load,
+                          uint32_t layer);
+static coterie_status_t copies_train(const coterie_placing_t *p,
+                                     const coterie_slots_t *slots,
+                                     double *copies_p);
 
 coterie_status_t coterie_placing_single(const coterie_placing_t *p,
                                         const uint16_t *rank_of,
                                         coterie_placement_t **placement_p)
 {
-    slots_t slots;
-    coterie_status_t status = slots_open(p, rank_of, 0, &slots);
+    coterie_slots_t slots;
+    coterie_status_t status = slots_open(p, p->capacity, rank_of, &slots);
 
     if (status == COTERIE_OK)
-        status = slots_create(p, &slots, placement_p);
-    slots_close(&slots);
-    return status;
-}
-
-coterie_status_t coterie_placing_polish(coterie_placing_t *p)
-{
-    const uint16_t *best = p->solution.rank_of;
-    size_t items = (size_t)p->view.layer_count * p->view.expert_count;
-    uint16_t *rank_of;
-    coterie_status_t status;
-
-    if (!polish_applies(p))
-        return COTERIE_OK;
-    rank_of = malloc(items * sizeof(*rank_of));
-    if (rank_of == NULL)
-        return coterie_fail_memory(items * sizeof(*rank_of), "a placement");
-    memcpy(rank_of, best, items * sizeof(*rank_of));
-    p->search.solver = "copies";
-    status = coterie_polish(&p->view, &p->problem, p->options.mode, &p->search,
-                            &p->solution, rank_of);
-    if (status == COTERIE_OK)
-        status = copies_train(p, best, &p->train_copies);
-    if (status == COTERIE_OK)
-        status = copies_train(p, rank_of, &p->train_copies_polished);
-    if (status == COTERIE_OK && p->train_copies_polished < p->train_copies) {
-        p->polished = rank_of;
-        rank_of = NULL;
-    }
-    free(rank_of);
+        status = coterie_slots_create(&slots, placement_p);
+    coterie_slots_close(&slots);
     return status;
 }
 
 coterie_status_t coterie_placing_make(coterie_placing_t *p,
                                       coterie_placement_t **placement_p)
 {
-    coterie_replicas_t task = {.view = &p->view, .problem = &p->problem,
-                               .mode = p->options.mode, .search = &p->search,
-                               .solution = &p->solution};
-    coterie_placement_t *single = NULL;
-    slots_t slots = {.count = 0};
-    const uint16_t *rank_of =
-        p->polished != NULL ? p->polished : p->solution.rank_of;
-    coterie_status_t status = coterie_placing_single(p, rank_of, &single);
+    coterie_slots_t slots;
+    coterie_status_t status =
+        slots_open(p, p->room, p->solution.rank_of, &slots);
 
-    if (status != COTERIE_OK || p->options.spare == 0) {
-        *placement_p = single;
-        return status;
-    }
-    p->search.solver = "replicas";
-    status = slots_open(p, rank_of, p->options.spare, &slots);
-    task.single = single;
-    task.slot_rank = slots.rank;
-    task.slot_count = slots.count;
     if (status == COTERIE_OK)
-        status = coterie_replicas_choose(&task, slots.expert);
+        status = slots_score(p, &slots);
+    if (status == COTERIE_OK && refine_applies(p))
+        status = slots_refine(p, &slots);
+    else if (status == COTERIE_OK && p->options.spare > 0)
+        status = slots_replicate(p, &slots);
     if (status == COTERIE_OK)
-        status = slots_create(p, &slots, placement_p);
-    slots_close(&slots);
-    coterie_placement_destroy(single);
+        status = coterie_slots_create(&slots, placement_p);
+    coterie_slots_close(&slots);
     return status;
 }
 
@@ -127,93 +102,201 @@ coterie_status_t coterie_placing_copies(const coterie_trace_t *trace,
     return COTERIE_OK;
 }
 
-/* Pairs say all where a token has one expert a layer. */
-static int polish_applies(const coterie_placing_t *p)
+static coterie_status_t slots_open(const coterie_placing_t *p,
+                                   const uint32_t *room,
+                                   const uint16_t *rank_of,
+                                   coterie_slots_t *slots)
+{
+    coterie_status_t status;
+
+    *slots = (coterie_slots_t){.layer_count = p->view.layer_count,
+                               .expert_count = p->view.expert_count,
+                               .rank_count = p->options.rank_count,
+                               .node_count = p->options.node_count};
+    status = coterie_slots_open(slots, room);
+    if (status == COTERIE_OK)
+        coterie_slots_fill(slots, rank_of);
+    return status;
+}
+
+/* What is learned fits words; more ranks are scored by how often each is
+ * needed next. */
+static coterie_status_t slots_score(const coterie_placing_t *p,
+                                    coterie_slots_t *slots)
+{
+    coterie_placement_t *unscored = NULL;
+    coterie_status_t status;
+
+    if (slots->rank_count <= COTERIE_COVER_RANKS_MAX)
+        return slots_learn(p, slots);
+    status = coterie_slots_create(slots, &unscored);
+    if (status == COTERIE_OK)
+        status = coterie_affinity_scores(&p->view, unscored,
+                                         slots->next_score);
+    coterie_placement_destroy(unscored);
+    return status;
+}
+
+static coterie_status_t slots_learn(const coterie_placing_t *p,
+                                    coterie_slots_t *slots)
+{
+    size_t items = (size_t)slots->layer_count * slots->expert_count;
+    coterie_cover_t cover = {.k = p->view.k};
+    uint64_t *holders = calloc(items, sizeof(*holders));
+    coterie_scores_task_t task = {
+        .view = &p->view, .cover = &cover, .holders = holders,
+        .token_count = LEARN_TOKENS, .rounds = LEARN_ROUNDS};
+    coterie_status_t status;
+
+    if (holders == NULL)
+        return coterie_fail_memory(items * sizeof(*holders), "slots");
+    coterie_cover_init(&cover, slots->rank_count, slots->node_count,
+                       p->options.network_cost);
+    coterie_slots_holders(slots, holders);
+    status = coterie_scores_learn(&task, slots->next_score);
+    free(holders);
+    return status;
+}
+
+/* Pairs say all where a token has one expert a layer, and one place for it. */
+static int refine_applies(const coterie_placing_t *p)
 {
     return p->options.objective == COTERIE_OBJECTIVE_DISPATCH &&
-           p->view.k > 1 && p->options.rank_count > 1 &&
-           p->options.rank_count <= COTERIE_POLISH_RANKS_MAX &&
-           p->options.rank_count <= p->view.expert_count &&
+           (p->view.k > 1 || p->options.spare > 0) &&
+           p->options.rank_count > 1 &&
+           p->options.rank_count <= COTERIE_COVER_RANKS_MAX &&
            !p->search.stopped;
 }
 
-static coterie_status_t copies_train(const coterie_placing_t *p,
-                                     const uint16_t *rank_of, double *copies_p)
+static coterie_status_t slots_refine(coterie_placing_t *p,
+                                     coterie_slots_t *slots)
+{
+    coterie_slots_t refined;
+    coterie_refine_t task = {
+        .view = &p->view, .mode = p->options.mode,
+        .network_cost = p->options.network_cost, .load = p->problem.load,
+        .load_max = p->options.spare > 0 ? p->load_asked : p->problem.load_max,
+        .heat = HEAT, .search = &p->search, .solution = &p->solution};
+    coterie_status_t status =
+        slots_open(p, p->room, p->solution.rank_of, &refined);
+
+    p->search.solver = "copies";
+    p->search.random = p->options.seed; /* whatever a proof has drawn */
+    if (status == COTERIE_OK)
+        status = coterie_refine(&task, &refined);
+    if (status == COTERIE_OK)
+        status = caps_keep(p, &refined, slots);
+    if (status == COTERIE_OK)
+        status = copies_train(p, slots, &p->train_copies);
+    if (status == COTERIE_OK)
+        status = copies_train(p, &refined, &p->train_copies_polished);
+    if (status == COTERIE_OK && p->train_copies_polished < p->train_copies) {
+        coterie_slots_t solved = *slots;
+        *slots = refined;
+        refined = solved;
+        p->polished = 1;
+    }
+    coterie_slots_close(&refined);
+    return status;
+}
+
+static coterie_status_t slots_replicate(coterie_placing_t *p,
+                                        coterie_slots_t *slots)
+{
+    coterie_replicas_t task = {.view = &p->view, .problem = &p->problem,
+                               .slot_rank = slots->rank,
+                               .slot_count = slots->count,
+                               .mode = p->options.mode, .search = &p->search,
+                               .solution = &p->solution};
+    coterie_placement_t *single = NULL;
+    coterie_slots_t bare;
+    coterie_status_t status =
+        slots_open(p, p->room, p->solution.rank_of, &bare);
+
+    p->search.solver = "replicas";
+    if (status == COTERIE_OK)
+        status = coterie_slots_create(slots, &single);
+    task.single = single;
+    if (status == COTERIE_OK)
+        status = coterie_replicas_choose(&task, slots->expert);
+    if (status == COTERIE_OK)
+        status = slots_score(p, slots);
+    if (status == COTERIE_OK)
+        status = caps_keep(p, slots, &bare);
+    coterie_placement_destroy(single);
+    coterie_slots_close(&bare);
+    return status;
+}
+
+/* Layers in which a rank serves more than is asked, and more than without
+ * replicas, lose these. What a layer does without them depends on no other. */
+static coterie_status_t caps_keep(const coterie_placing_t *p,
+                                  coterie_slots_t *slots,
+                                  const coterie_slots_t *single)
+{
+    size_t cells = (size_t)slots->layer_count * slots->rank_count;
+    uint64_t *load = calloc(2 * cells, sizeof(*load));
+    coterie_status_t status = COTERIE_OK;
+    uint32_t over = p->options.load_cap > 0;
+
+    if (load == NULL)
+        return coterie_fail_memory(2 * cells * sizeof(*load), "measured loads");
+    if (over)
+        status = slots_measure(p, single, load + cells);
+    while (over > 0 && status == COTERIE_OK) {
+        status = slots_measure(p, slots, load);
+        over = 0;
+        for (uint32_t l = 0; status == COTERIE_OK && l < slots->layer_count;
+             l++) {
+            size_t row = (size_t)l * slots->count;
+            uint64_t most = load_most(p, load, l);
+            if (most <= p->load_asked[l] ||
+                most <= load_most(p, load + cells, l))
+                continue;
+            memcpy(slots->expert + row, single->expert + row,
+                   slots->count * sizeof(*slots->expert));
+            over++;
+        }
+    }
+    free(load);
+    return status;
+}
+
+static coterie_status_t slots_measure(const coterie_placing_t *p,
+                                      const coterie_slots_t *slots,
+                                      uint64_t *load)
 {
     coterie_placement_t *placement = NULL;
-    coterie_status_t status = coterie_placing_single(p, rank_of, &placement);
+    coterie_status_t status = coterie_slots_create(slots, &placement);
+
+    if (status == COTERIE_OK)
+        coterie_measure(&p->view, placement, p->options.mode, load);
+    coterie_placement_destroy(placement);
+    return status;
+}
+
+static uint64_t load_most(const coterie_placing_t *p, const uint64_t *load,
+                          uint32_t layer)
+{
+    uint32_t ranks = p->options.rank_count;
+    uint64_t most = 0;
+
+    for (uint32_t r = 0; r < ranks; r++)
+        if (load[(size_t)layer * ranks + r] > most)
+            most = load[(size_t)layer * ranks + r];
+    return most;
+}
+
+static coterie_status_t copies_train(const coterie_placing_t *p,
+                                     const coterie_slots_t *slots,
+                                     double *copies_p)
+{
+    coterie_placement_t *placement = NULL;
+    coterie_status_t status = coterie_slots_create(slots, &placement);
 
     if (status == COTERIE_OK)
         status = coterie_placing_copies(p->train, placement, p->options.mode,
                                         p->options.network_cost, copies_p);
     coterie_placement_destroy(placement);
-    return status;
-}
-
-/* Every rank's experts in order, then its spare slots, empty. */
-static coterie_status_t slots_open(const coterie_placing_t *p,
-                                   const uint16_t *rank_of, uint32_t spare,
-                                   slots_t *slots)
-{
-    uint32_t layers = p->view.layer_count, experts = p->view.expert_count;
-    size_t at = 0;
-
-    slots->count = experts + p->options.rank_count * spare;
-    slots->rank = calloc(slots->count, sizeof(*slots->rank));
-    slots->expert = malloc((size_t)layers * slots->count *
-                           sizeof(*slots->expert));
-    if (slots->rank == NULL || slots->expert == NULL)
-        return coterie_fail_memory((size_t)layers * slots->count *
-                                       sizeof(*slots->expert), "slots");
-    for (uint32_t l = 0; l < layers; l++)
-        for (uint32_t r = 0; r < p->options.rank_count; r++) {
-            for (uint32_t e = 0; e < experts; e++)
-                if (rank_of[(size_t)l * experts + e] == r)
-                    slots->expert[at++] = e;
-            for (uint32_t i = 0; i < spare; i++)
-                slots->expert[at++] = -1;
-        }
-    at = 0;
-    for (uint32_t r = 0; r < p->options.rank_count; r++)
-        for (uint32_t i = 0; i < p->capacity[r] + spare; i++)
-            slots->rank[at++] = r;
-    return COTERIE_OK;
-}
-
-static void slots_close(slots_t *slots)
-{
-    free(slots->rank);
-    free(slots->expert);
-}
-
-/* Scores depend on where experts are, so the placement is made twice. */
-static coterie_status_t slots_create(const coterie_placing_t *p,
-                                     const slots_t *slots,
-                                     coterie_placement_t **placement_p)
-{
-    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
-    size_t scores = (size_t)p->view.layer_count * p->view.expert_count *
-                    p->options.rank_count;
-    uint8_t *next_score = calloc(scores, 1);
-    coterie_placement_t *unscored = NULL;
-    coterie_status_t status;
-
-    if (next_score == NULL)
-        return coterie_fail_memory(scores, "next-layer scores");
-    options.layer_count = p->view.layer_count;
-    options.expert_count = p->view.expert_count;
-    options.rank_count = p->options.rank_count;
-    options.node_count = p->options.node_count;
-    options.slot_count = slots->count;
-    options.slot_rank = slots->rank;
-    options.slot_expert = slots->expert;
-    status = coterie_placement_create(&options, &unscored);
-    if (status == COTERIE_OK)
-        status = coterie_affinity_scores(&p->view, unscored, next_score);
-    options.next_score = next_score;
-    if (status == COTERIE_OK)
-        status = coterie_placement_create(&options, placement_p);
-    coterie_placement_destroy(unscored);
-    free(next_score);
     return status;
 }

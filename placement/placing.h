@@ -3,6 +3,7 @@
 /* One call of coterie_place, in three files: place.c decides, placing.c makes
  * placements of what was decided, report.c says how good they are. */
 #include "placement/affinity.h"
+#include "placement/slots.h"
 #include "placement/solve/solver.h"
 
 typedef struct placing {
@@ -11,25 +12,24 @@ typedef struct placing {
     coterie_trace_view_t view;     /* of train */
     coterie_pair_costs_t costs;
     coterie_problem_t problem;
-    uint32_t *capacity;
+    uint32_t *capacity;   /* [rank]: of experts once each */
+    uint32_t *room;       /* [rank]: with replicas */
+    uint64_t *load_asked; /* [layer]: what load_cap lets a rank serve */
     coterie_search_t search;
     coterie_solution_t solution;
     uint16_t *in_order; /* [layer, expert] */
-    uint16_t *polished; /* [layer, expert]: moves fewer copies, or NULL */
+    int polished; /* what is returned moves fewer copies than the solution */
     double train_copies, train_copies_polished;
     int cap_raised;
 } coterie_placing_t;
 
-/* Without replicas. */
+/* Without replicas or scores. */
 coterie_status_t coterie_placing_single(const coterie_placing_t *p,
                                         const uint16_t *rank_of,
                                         coterie_placement_t **placement_p);
 
-/* Betters the solution by what dispatch really sends on the training part, if
- * the objective is dispatch; sets polished if that worked. */
-coterie_status_t coterie_placing_polish(coterie_placing_t *p);
-
-/* The best placement found, with replicas where the options say so. */
+/* The solution, bettered by what dispatch really sends on the training part if
+ * that is the objective, with replicas where the options say so. */
 coterie_status_t coterie_placing_make(coterie_placing_t *p,
                                       coterie_placement_t **placement_p);
 

@@ -2,18 +2,22 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
+#include "placement/measure.h"
 #include "placement/placing.h"
 
 static void report_train(const coterie_placing_t *p,
                          coterie_place_report_t *report);
+static coterie_status_t report_loads(const coterie_placing_t *p,
+                                     const coterie_placement_t *placement,
+                                     coterie_place_report_t *report);
+static int caps_kept(const coterie_placing_t *p, const uint64_t *load);
 static coterie_status_t report_held(const coterie_placing_t *p,
                                     const coterie_placement_t *placement,
                                     coterie_place_report_t *report);
-static double cap_in_force(const coterie_placing_t *p);
-static double fullest_load(const coterie_placing_t *p,
-                           const uint16_t *rank_of);
 
 coterie_status_t coterie_placing_report(const coterie_placing_t *p,
                                         const coterie_placement_t *placement,
@@ -22,7 +26,9 @@ coterie_status_t coterie_placing_report(const coterie_placing_t *p,
     coterie_status_t status;
 
     report_train(p, report);
-    status = report_held(p, placement, report);
+    status = report_loads(p, placement, report);
+    if (status == COTERIE_OK)
+        status = report_held(p, placement, report);
     report->elapsed_s = coterie_search_now() - p->search.started;
     return status;
 }
@@ -39,9 +45,6 @@ static void report_train(const coterie_placing_t *p,
         snprintf(report->solver, sizeof(report->solver), "%s; bound: %s",
                  s->by, s->bound_by);
     report->proved = coterie_solution_optimal(&p->problem, s);
-    report->cap_raised = p->cap_raised;
-    report->load_cap =
-        p->cap_raised ? cap_in_force(p) : p->options.load_cap;
     report->cost_in_order =
         coterie_problem_cost(&p->problem, p->in_order) / tokens;
     report->cost_random = coterie_problem_random_cost(&p->problem) / tokens;
@@ -52,11 +55,47 @@ static void report_train(const coterie_placing_t *p,
     spread = report->cost_random - report->bound;
     if (spread > 0)
         report->kappa = (report->cost_random - report->cost) / spread;
-    report->load_in_order = fullest_load(p, p->in_order);
-    report->load = fullest_load(p, p->polished ? p->polished : s->rank_of);
-    report->polished = p->polished != NULL;
+    report->polished = p->polished;
     report->train_copies = p->train_copies;
     report->train_copies_polished = p->train_copies_polished;
+}
+
+/* What ranks serve once the training part is routed. */
+static coterie_status_t report_loads(const coterie_placing_t *p,
+                                     const coterie_placement_t *placement,
+                                     coterie_place_report_t *report)
+{
+    uint32_t layers = p->view.layer_count, ranks = p->options.rank_count;
+    size_t cells = (size_t)layers * ranks;
+    uint64_t *load = calloc(cells, sizeof(*load));
+    coterie_placement_t *in_order = NULL;
+    coterie_status_t status;
+
+    if (load == NULL)
+        return coterie_fail_memory(cells * sizeof(*load), "measured loads");
+    status = coterie_placing_single(p, p->in_order, &in_order);
+    if (status == COTERIE_OK) {
+        coterie_measure(&p->view, in_order, p->options.mode, load);
+        report->load_in_order = coterie_measure_fullest(load, layers, ranks);
+        coterie_measure(&p->view, placement, p->options.mode, load);
+        report->load = coterie_measure_fullest(load, layers, ranks);
+        report->cap_raised = !caps_kept(p, load);
+        report->load_cap =
+            report->cap_raised ? report->load : p->options.load_cap;
+    }
+    coterie_placement_destroy(in_order);
+    free(load);
+    return status;
+}
+
+static int caps_kept(const coterie_placing_t *p, const uint64_t *load)
+{
+    size_t ranks = p->options.rank_count, cells = p->view.layer_count * ranks;
+
+    for (size_t i = 0; p->load_asked != NULL && i < cells; i++)
+        if (load[i] > p->load_asked[i / ranks])
+            return 0;
+    return 1;
 }
 
 static coterie_status_t report_held(const coterie_placing_t *p,
@@ -88,40 +127,3 @@ static coterie_status_t report_held(const coterie_placing_t *p,
     return status;
 }
 
-/* The highest of any layer, over the mean. */
-static double cap_in_force(const coterie_placing_t *p)
-{
-    uint32_t experts = p->view.expert_count;
-    double cap = 0;
-
-    for (uint32_t l = 0; l < p->view.layer_count; l++) {
-        uint64_t sum = 0;
-        for (uint32_t e = 0; e < experts; e++)
-            sum += p->problem.load[(size_t)l * experts + e];
-        if (sum > 0)
-            cap = fmax(cap, (double)p->problem.load_max[l] *
-                                p->options.rank_count / sum);
-    }
-    return cap;
-}
-
-static double fullest_load(const coterie_placing_t *p, const uint16_t *rank_of)
-{
-    uint32_t experts = p->view.expert_count, ranks = p->options.rank_count;
-    double worst = 0;
-
-    for (uint32_t l = 0; l < p->view.layer_count; l++) {
-        uint64_t sum = 0, most = 0;
-        for (uint32_t r = 0; r < ranks; r++) {
-            uint64_t load = 0;
-            for (size_t i = (size_t)l * experts; i < (l + 1) * (size_t)experts;
-                 i++)
-                load += rank_of[i] == r ? p->problem.load[i] : 0;
-            sum += load;
-            most = load > most ? load : most;
-        }
-        if (sum > 0)
-            worst = fmax(worst, (double)most * ranks / sum);
-    }
-    return worst;
-}

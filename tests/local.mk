@@ -59,7 +59,8 @@ tests_run_LDFLAGS = $(AM_LDFLAGS) -static
 tests_run_LDADD = $(coterie_place_library) libcoterie.la $(CRITERION_LIBS) $(JANSSON_LIBS) \
 	$(LIBZIP_LIBS)
 if HAVE_GLPK
-tests_run_SOURCES += tests/test_place.c tests/test_replace.c
+tests_run_SOURCES += tests/test_copies.c tests/test_place.c \
+	tests/test_replace.c
 endif
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \

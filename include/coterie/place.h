@@ -48,6 +48,11 @@ typedef struct coterie_place_options {
     /** 1: works on the bound until it is proved or time is out, even where
      * little is expected of it. */
     uint32_t proof;
+    /** What ranks can hold, [rank_count] each, as of a topology; NULL: as much
+     * as they are given. Read during the call. */
+    const uint32_t *slots;  /**< experts of a layer */
+    const uint64_t *memory; /**< bytes of experts, of all layers; needs */
+    uint64_t expert_bytes;  /**< what one expert takes */
 } coterie_place_options_t;
 
 #define COTERIE_PLACE_OPTIONS_INIT { .size = sizeof(coterie_place_options_t) }

@@ -22,9 +22,12 @@ const coterie_solver_t coterie_solver_assignment = {
 
 static int assignment_applies(const coterie_problem_t *problem, double seconds)
 {
+    int alike;
+
     (void)seconds;
-    return problem->node_count == 1 && problem->capacity[0] == 1 &&
-           problem->rank_count == problem->expert_count;
+    return problem->node_count == 1 &&
+           problem->rank_count == problem->expert_count &&
+           coterie_problem_capacity(problem, &alike) == 1;
 }
 
 static coterie_status_t assignment_solve(const coterie_problem_t *problem,

@@ -83,12 +83,12 @@ coterie_status_t coterie_columns_offer(coterie_columns_t *c)
 
 static int columns_applies(const coterie_problem_t *problem, double seconds)
 {
-    uint32_t most = problem->capacity[0];
+    int alike;
+    uint32_t most = coterie_problem_capacity(problem, &alike);
     double subsets;
 
     if (problem->rank_count < 2 || problem->node_count != 1 ||
-        problem->expert_count > 32 ||
-        most > problem->capacity[problem->rank_count - 1] + 1)
+        problem->expert_count > 32 || !alike)
         return 0;
     subsets = coterie_chain_choices(problem->expert_count, most);
     return 2 * problem->layer_count * subsets * subsets * PRICINGS <

@@ -99,7 +99,9 @@ static coterie_status_t matching_solve(const coterie_problem_t *problem,
                                        coterie_search_t *search,
                                        coterie_solution_t *solution)
 {
-    uint32_t e = problem->expert_count, degree = problem->capacity[0];
+    int alike;
+    uint32_t e = problem->expert_count;
+    uint32_t degree = coterie_problem_capacity(problem, &alike);
     double bound = 0;
     double *work = malloc(3 * (size_t)e * sizeof(*work));
 

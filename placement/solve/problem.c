@@ -22,6 +22,20 @@ double coterie_problem_link(const coterie_problem_t *problem, uint32_t a,
                : problem->network_cost;
 }
 
+uint32_t coterie_problem_capacity(const coterie_problem_t *problem, int *alike)
+{
+    const uint32_t *capacity = problem->capacity;
+    uint32_t most = capacity[0];
+
+    *alike = 1;
+    for (uint32_t r = 1; r < problem->rank_count; r++) {
+        *alike &= capacity[r] <= capacity[r - 1] &&
+                  capacity[r] + 1 >= capacity[0];
+        most = capacity[r] > most ? capacity[r] : most;
+    }
+    return most;
+}
+
 double coterie_problem_cost(const coterie_problem_t *problem,
                             const uint16_t *rank_of)
 {

@@ -8,7 +8,7 @@
 typedef struct coterie_problem {
     uint32_t layer_count, expert_count, rank_count, node_count;
     double network_cost;      /* of weight between nodes; 1 inside one */
-    const uint32_t *capacity; /* [rank]: experts a layer, descending */
+    const uint32_t *capacity; /* [rank]: experts a layer */
     /* f32, for 60 layers of 512 experts in 63 MB; sums are taken in f64. */
     float *seam; /* [layer - 1, expert, expert of the next layer] */
     float *pair; /* [layer, expert, expert], symmetric, zero diagonal; each
@@ -54,6 +54,10 @@ static inline uint32_t coterie_problem_node(const coterie_problem_t *p,
 /* What a unit of weight costs between two ranks. */
 double coterie_problem_link(const coterie_problem_t *problem, uint32_t a,
                             uint32_t b);
+
+/* The most experts of a layer that a rank takes; `alike` says whether ranks
+ * descend from there, to no more than one less. */
+uint32_t coterie_problem_capacity(const coterie_problem_t *problem, int *alike);
 
 /* The objective, summed afresh: what every solver's claim is held against. */
 double coterie_problem_cost(const coterie_problem_t *problem,
