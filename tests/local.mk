@@ -50,6 +50,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_quantise.c \
 	tests/test_record.c \
 	tests/test_quantised_models.c \
+	tests/test_dtypes.c \
 	tests/test_topology.c \
 	tests/test_cost.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
