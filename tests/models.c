@@ -19,7 +19,8 @@ const char *const fixture_names[] = {
     "mixtral",     "qwen2-moe",          "qwen2-moe-step",
     "qwen3-moe",   "qwen3-moe-sharded",  "olmoe",
     "olmoe-clip",  "deepseek-v2",        "deepseek-v2-groups",
-    "deepseek-v3", NULL};
+    "deepseek-v3", "deepseek-v3-fp8",    "gpt-oss",
+    "gpt-oss-bf16", NULL};
 
 typedef struct writer {
     json_t *header;

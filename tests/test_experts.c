@@ -49,6 +49,10 @@ Test(model, is_opened_with_the_sizes_of_each_fixture)
         {"deepseek-v2", COTERIE_ARCH_DEEPSEEK_V2, 3, 2, 8, 3, 20, 40, 64},
         {"deepseek-v2-groups", COTERIE_ARCH_DEEPSEEK_V2, 3, 2, 8, 4, 12, 24,
          64},
+        {"deepseek-v3", COTERIE_ARCH_DEEPSEEK_V3, 3, 2, 8, 3, 20, 20, 64},
+        {"deepseek-v3-fp8", COTERIE_ARCH_DEEPSEEK_V3, 2, 1, 8, 3, 132, 132,
+         64},
+        {"gpt-oss", COTERIE_ARCH_GPT_OSS, 3, 3, 6, 3, 32, 0, 0},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         coterie_model_t *model = NULL;
@@ -67,7 +71,8 @@ Test(model, is_opened_with_the_sizes_of_each_fixture)
         cr_expect(eq(u32, c.shared_ffn, rows[i].shared));
         cr_expect(eq(u32, c.dense_ffn, rows[i].dense));
         cr_expect(eq(u32, c.vocab, 256));
-        cr_expect(eq(u32, c.hidden, 32));
+        cr_expect(eq(u32, c.hidden,
+                     rows[i].arch == COTERIE_ARCH_GPT_OSS ? 64 : 32));
         coterie_model_close(model);
     }
 }

@@ -7,6 +7,9 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include <coterie/ffn.h>
+#include <coterie/kernels.h>
+
 #include "experts/shape.h"
 #include "tests/models.h"
 
@@ -52,6 +55,35 @@ Test(shape, has_what_deepseek_says_of_latents_and_groups)
     cr_expect(eq(u32, s.config.group_topk, 2));
     cr_expect(eq(flt, s.config.routed_scale, 2.5f));
     cr_expect(eq(flt, s.config.rope_factor, 0));
+    coterie_shape_clear(&s);
+}
+
+Test(shape, has_what_deepseek_v3_and_gpt_oss_add)
+{
+    coterie_shape_t s;
+    shape_of(config_load("deepseek-v3"), &s);
+    cr_expect(eq(u32, s.config.scoring, COTERIE_SCORING_SIGMOID));
+    cr_expect(eq(u32, s.config.norm_topk, 1));
+    cr_expect(eq(u32, s.config.group_count, 4));
+    cr_expect(eq(u32, s.config.rope_truncate, 1));
+    cr_expect(eq(u32, s.config.expert_bias, 0));
+    coterie_shape_clear(&s);
+    shape_of(config_load("gpt-oss"), &s);
+    cr_expect(eq(u32, s.config.activation, COTERIE_ACTIVATION_SWIGLU_CLAMPED));
+    cr_expect(eq(flt, s.config.swiglu_alpha, 1.702f));
+    cr_expect(eq(flt, s.config.swiglu_limit, 7));
+    cr_expect(eq(u32, s.config.expert_bias, 1));
+    cr_expect(eq(u32, s.config.attention_bias, 1));
+    cr_expect(eq(u32, s.config.rope_truncate, 0));
+    cr_expect(eq(u32, s.window_of[0], 8));
+    cr_expect(eq(u32, s.window_of[1], 0));
+    coterie_shape_clear(&s);
+    json_t *config = config_load("gpt-oss");
+    json_object_del(config, "layer_types"); /* every other, then */
+    shape_of(config, &s);
+    cr_expect(eq(u32, s.window_of[0], 8));
+    cr_expect(eq(u32, s.window_of[1], 0));
+    cr_expect(eq(u32, s.window_of[2], 8));
     coterie_shape_clear(&s);
 }
 
@@ -145,6 +177,22 @@ Test(shape, with_a_setting_that_nothing_computes_is_refused_by_its_name)
     expect_refused("deepseek-v2", "scoring_func", json_string("sigmoid"), no);
     expect_refused("deepseek-v2", "topk_method", json_string("noaux_tc"), no);
     expect_refused("deepseek-v2", "norm_topk_prob", json_true(), no);
+    expect_refused("deepseek-v3", "scoring_func", json_string("softmax"), no);
+    expect_refused("deepseek-v3", "topk_method", json_string("greedy"), no);
+    expect_refused("deepseek-v3", "rope_interleave", json_false(), no);
+    expect_refused("deepseek-v3-fp8", "quantization_config",
+                   json_pack("{s:s, s:[i, i]}", "quant_method", "fp8",
+                             "weight_block_size", 1, 128),
+                   no);
+    expect_refused("gpt-oss", "quantization_config",
+                   json_pack("{s:s}", "quant_method", "gptq"), no);
+    expect_refused("gpt-oss", "layer_types",
+                   json_pack("[s, s]", "full_attention", "full_attention"),
+                   no);
+    expect_refused("gpt-oss", "layer_types",
+                   json_pack("[s, s, s]", "full_attention", "full_attention",
+                             "linear_attention"),
+                   no);
 }
 
 Test(shape, that_contradicts_itself_is_refused_by_key)
@@ -166,6 +214,8 @@ Test(shape, that_contradicts_itself_is_refused_by_key)
     expect_refused("qwen2-moe", "norm_topk_prob", json_integer(1), bad);
     expect_refused("deepseek-v2-groups", "n_group", json_integer(3), bad);
     expect_refused("deepseek-v2-groups", "topk_group", json_integer(5), bad);
+    expect_refused("deepseek-v3", "n_group", json_integer(3), bad);
+    expect_refused("gpt-oss", "sliding_window", NULL, bad);
 }
 
 /* Takes config over. */

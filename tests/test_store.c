@@ -12,7 +12,6 @@
 
 #include <coterie/model.h>
 
-#include "base/dtype.h"
 #include "experts/model.h"
 #include "experts/store.h"
 #include "tests/models.h"
@@ -403,7 +402,7 @@ static void expect_same_tensors(const coterie_model_t *a,
 
     for (size_t i = 0; i < tensors->count; i++) {
         const coterie_tensor_t *t = &tensors->items[i];
-        uint64_t count = t->size / coterie_dtype_size(t->dtype);
+        uint64_t count = t->size / coterie_tensor_element(t->dtype);
         if (t->role != COTERIE_TENSOR_DENSE)
             continue;
         float *x = malloc(count * sizeof(*x)), *y = malloc(count * sizeof(*y));
