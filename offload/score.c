@@ -129,6 +129,9 @@ static void set_play(scorer_t *scorer, place_t place, int counts)
         clue.hint = view->predicted + (set - 1) * view->predicted_k;
         clue.hint_count = view->predicted_k;
     }
+    /* A whole token ahead, it has not come in yet. */
+    if (view->token != NULL && scorer->options.distance <= place.layer)
+        clue.token = view->token[place.token];
     coterie_history_push(scorer->history, ids);
     coterie_predictor_review(scorer->predictor, scorer->history, &clue);
     if (counts)

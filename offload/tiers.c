@@ -323,7 +323,7 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
         tiers->free_slots[tiers->free_count] = slots - 1 - tiers->free_count;
         tiers->free_count++;
     }
-    coterie_pace_begin(&tiers->pace, coterie_tiers_now());
+    coterie_pace_begin(&tiers->pace);
     tiers->queue_first = COTERIE_ITEM_NONE;
     tiers->guess_first = tiers->guess_last = COTERIE_ITEM_NONE;
     status = coterie_timeline_create(tiers->layer_count, &tiers->timeline);

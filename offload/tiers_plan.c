@@ -1,22 +1,20 @@
-/* Which reads are worth beginning before anybody needs them. A guess costs
- * what the drive and the processor could do instead, and an expert that leaves
- * memory for it; only if it turns out wrong, since else all that had to be done
- * anyway. So it is worth its chance's odds against these costs, all measured in
- * reads. Where routing cannot be predicted, no chance is worth it. */
+/* Which reads are worth beginning before anybody needs them. A right guess
+ * spares somebody a read. A wrong one displaces other reads, as far as the drive
+ * is busy, and work of the processor and memory, and an expert that may be
+ * needed had to leave for it. So a guess is worth its chance's odds against all
+ * that, measured in reads. Where routing cannot be predicted, no chance is high
+ * enough. */
 #include "config.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 
-#include "experts/store.h"
 #include "offload/tiers_state.h"
 
-enum {
-    CHECK_ROUNDS = 8,
-    UNDER_WAY = 2, /* records: one is being read, and one is next */
-    MEMORY = 64    /* records after which the pace of reads counts half */
-};
+enum { UNDER_WAY = 2 }; /* records: one is being read, and one is next */
+
+/* A wrong guess's cost where the drive has nothing else to do. */
+static const double idle_cost = 0.5;
 
 static double guess_cost(const coterie_tiers_t *tiers);
 static bool is_worth(double chance, double cost);
@@ -27,20 +25,11 @@ static void passed_refute(coterie_tiers_t *tiers,
                           const coterie_foresight_t *foresight);
 static void busy_note(coterie_tiers_t *tiers);
 
-/* How long verifying takes is measured here, how long reading does as we go:
- * until then nothing is guessed. */
-void coterie_pace_begin(coterie_pace_t *pace, uint64_t now)
+/* Until more is known, the drive has no time to spare. */
+void coterie_pace_begin(coterie_pace_t *pace)
 {
-    static const unsigned char chunk[COTERIE_STORE_CHUNK / CHECK_ROUNDS];
-    volatile uint64_t seen = 0;
-    uint64_t start = coterie_tiers_now();
-
-    for (int i = 0; i < CHECK_ROUNDS; i++)
-        seen ^= coterie_store_hash(chunk, sizeof(chunk));
-    pace->check_ns =
-        (double)(coterie_tiers_now() - start) / COTERIE_STORE_CHUNK;
     pace->busy = 1;
-    pace->since = now;
+    pace->since = coterie_tiers_now();
 }
 
 void coterie_pace_read_begins(coterie_tiers_t *tiers)
@@ -51,20 +40,10 @@ void coterie_pace_read_begins(coterie_tiers_t *tiers)
 
 void coterie_pace_read_ends(coterie_tiers_t *tiers)
 {
-    coterie_pace_t *pace = &tiers->pace;
-    uint64_t now = coterie_tiers_now();
-
     assert(tiers->arriving > 0);
-    tiers->arriving--;
-    pace->busy_ns += now - pace->busy_since;
-    pace->since_ns += now - pace->busy_since;
-    pace->busy_since = now;
-    pace->busy_bytes += tiers->format.record_size;
-    pace->read_ns = (double)pace->busy_ns / (double)pace->busy_bytes;
-    if (pace->busy_bytes > 2 * MEMORY * tiers->format.record_size) {
-        pace->busy_ns /= 2;
-        pace->busy_bytes /= 2;
-    }
+    if (--tiers->arriving == 0)
+        tiers->pace.busy_ns +=
+            coterie_tiers_now() - tiers->pace.busy_since;
 }
 
 void coterie_plan_make(coterie_tiers_t *tiers,
@@ -107,15 +86,10 @@ void coterie_plan_go_on(coterie_tiers_t *tiers)
     }
 }
 
-/* What one wrong guess costs, in reads: as far as the drive is busy, another
- * read; as far as it is not, the processor verifies for nothing. */
+/* What one wrong guess costs, in reads. */
 static double guess_cost(const coterie_tiers_t *tiers)
 {
-    const coterie_pace_t *pace = &tiers->pace;
-
-    if (pace->read_ns <= 0)
-        return INFINITY;
-    return pace->busy + (1 - pace->busy) * pace->check_ns / pace->read_ns;
+    return idle_cost + (1 - idle_cost) * tiers->pace.busy;
 }
 
 static bool is_worth(double chance, double cost)
@@ -175,11 +149,14 @@ static void busy_note(coterie_tiers_t *tiers)
 {
     coterie_pace_t *pace = &tiers->pace;
     uint64_t now = coterie_tiers_now();
-    double share = now > pace->since
-                       ? (double)pace->since_ns / (double)(now - pace->since)
-                       : 1;
+    double share;
 
+    if (tiers->arriving > 0) {
+        pace->busy_ns += now - pace->busy_since;
+        pace->busy_since = now;
+    }
+    share = (double)pace->busy_ns / (double)(now - pace->since + 1);
     pace->busy = (pace->busy + (share < 1 ? share : 1)) / 2;
     pace->since = now;
-    pace->since_ns = 0;
+    pace->busy_ns = 0;
 }

@@ -36,13 +36,10 @@ typedef struct coterie_item {
     uint32_t guess_previous, guess_next; /* its place among such */
 } coterie_item_t;
 
-/* What it costs to read. */
+/* How busy the drive is. */
 typedef struct coterie_pace {
-    double read_ns;  /* per byte, while reads are under way; 0: unknown yet */
-    double check_ns; /* per byte, of a processor: to verify what was read */
-    double busy;     /* share of time in which reads are under way */
-    uint64_t busy_since, busy_ns, busy_bytes; /* of which read_ns comes */
-    uint64_t since, since_ns;                 /* of which busy comes */
+    double busy; /* share of time in which reads are under way */
+    uint64_t since, busy_since, busy_ns; /* of which that comes */
 } coterie_pace_t;
 
 /* An expert that may be worth reading ahead. */
@@ -113,8 +110,7 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item);
 void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t item);
 
 /* tiers_plan.c */
-/* Prepares what reading costs. */
-void coterie_pace_begin(coterie_pace_t *pace, uint64_t now);
+void coterie_pace_begin(coterie_pace_t *pace);
 void coterie_pace_read_begins(coterie_tiers_t *tiers);
 void coterie_pace_read_ends(coterie_tiers_t *tiers);
 

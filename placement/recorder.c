@@ -16,6 +16,7 @@ enum { ROWS_FIRST = 256 };
 typedef struct row {
     int32_t sequence, position;
     uint32_t layer, step, phase;
+    int32_t token; /* or -1 */
 } row_t;
 
 struct coterie_trace_recorder {
@@ -32,7 +33,7 @@ typedef struct flat {
     uint64_t row_count;
 } flat_t;
 
-static const char flat_magic[8] = "cotrace1";
+static const char flat_magic[8] = "cotrace2";
 
 /* All rows, sorted. */
 typedef struct merge {
@@ -247,7 +248,8 @@ coterie_status_t coterie_trace_recorder_finish(
         .predicted_k = recorder->options.predicted_k};
     status = coterie_trace_allocate("recorder", COTERIE_ERR_INVALID, &shape,
                                     COTERIE_TRACE_WEIGHTS | COTERIE_TRACE_STEP |
-                                        COTERIE_TRACE_PHASE,
+                                        COTERIE_TRACE_PHASE |
+                                        COTERIE_TRACE_TOKEN,
                                     &trace);
     if (status != COTERIE_OK)
         goto out;
@@ -324,7 +326,8 @@ static coterie_status_t row_fill(const coterie_trace_recorder_t *recorder,
     /* Rows are exported as bytes, and padding should not leak memory. */
     memset(row, 0, recorder->row_size);
     *row = (row_t){rows->sequence[i], rows->position[i], rows->layer,
-                   rows->step, rows->phase};
+                   rows->step, rows->phase,
+                   rows->token != NULL ? rows->token[i] : -1};
     memcpy(row_weights(row), rows->topk_weights + (size_t)i * k,
            k * sizeof(float));
     status = ids_narrow(recorder, row, rows->topk_ids + (size_t)i * k, k,
@@ -508,6 +511,7 @@ static void merge_store(const merge_t *merge, coterie_trace_t *trace)
             trace->seq_start[sequence++] = token;
         trace->step[token] = rows[0]->step;
         trace->phase[token] = (uint8_t)rows[0]->phase;
+        trace->token[token] = -1; /* until a row says otherwise */
         /* Backwards: of rows recorded more than once, the first counts. */
         for (size_t i = end - first; i-- > 0;)
             row_store(merge->recorder, rows[i], token, trace);
@@ -527,6 +531,8 @@ static void row_store(const coterie_trace_recorder_t *recorder,
     memcpy(trace->experts + set * k, row_ids(recorder, row),
            k * sizeof(int16_t));
     memcpy(trace->weights + set * k, row_weights(row), k * sizeof(float));
+    if (row->token >= 0)
+        trace->token[token] = row->token;
     if (row_predicts(recorder, row))
         memcpy(trace->predicted + set * predicted_k,
                row_predicted(recorder, row), predicted_k * sizeof(int16_t));

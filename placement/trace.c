@@ -111,6 +111,7 @@ void coterie_trace_destroy(coterie_trace_t *trace)
     free(trace->seq_start);
     free(trace->step);
     free(trace->phase);
+    free(trace->token);
     free(trace);
 }
 
@@ -143,6 +144,8 @@ coterie_status_t coterie_trace_allocate(const char *name,
         trace->step = array_new(tokens, sizeof(uint32_t), &failed);
     if (arrays & COTERIE_TRACE_PHASE)
         trace->phase = array_new(tokens, sizeof(uint8_t), &failed);
+    if (arrays & COTERIE_TRACE_TOKEN)
+        trace->token = array_new(tokens, sizeof(int32_t), &failed);
     if (failed) {
         coterie_trace_destroy(trace);
         return coterie_fail_memory((size_t)(sets * shape->k), name);
@@ -154,6 +157,7 @@ coterie_status_t coterie_trace_allocate(const char *name,
     trace->view.seq_start = trace->seq_start;
     trace->view.step = trace->step;
     trace->view.phase = trace->phase;
+    trace->view.token = trace->token;
     *trace_p = trace;
     return COTERIE_OK;
 }
@@ -236,7 +240,8 @@ static unsigned arrays_of(const coterie_trace_view_t *view)
 {
     return (view->weights != NULL ? COTERIE_TRACE_WEIGHTS : 0u) |
            (view->step != NULL ? COTERIE_TRACE_STEP : 0u) |
-           (view->phase != NULL ? COTERIE_TRACE_PHASE : 0u);
+           (view->phase != NULL ? COTERIE_TRACE_PHASE : 0u) |
+           (view->token != NULL ? COTERIE_TRACE_TOKEN : 0u);
 }
 
 /* Everything but the sequences, from token `first` of `from` on. */
@@ -259,6 +264,9 @@ static void tokens_copy(coterie_trace_t *trace,
         memcpy(trace->step, from->step + first, tokens * sizeof(*trace->step));
     if (from->phase != NULL)
         memcpy(trace->phase, from->phase + first, tokens);
+    if (from->token != NULL)
+        memcpy(trace->token, from->token + first,
+               tokens * sizeof(*trace->token));
 }
 
 /* Every sequence has a token at least: a sequence's ordinal decides its home,

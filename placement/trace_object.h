@@ -11,6 +11,7 @@ struct coterie_trace {
     uint64_t *seq_start;
     uint32_t *step;
     uint8_t *phase;
+    int32_t *token;
 };
 
 /* As many as the router takes; a summary counts pairs of them. */
@@ -20,7 +21,8 @@ enum { COTERIE_TRACE_EXPERTS_MAX = 4096 };
 enum {
     COTERIE_TRACE_WEIGHTS = 1,
     COTERIE_TRACE_STEP = 2,
-    COTERIE_TRACE_PHASE = 4
+    COTERIE_TRACE_PHASE = 4,
+    COTERIE_TRACE_TOKEN = 8
 };
 
 /* Allocates arrays for the sizes in `shape` (its pointers do not matter);

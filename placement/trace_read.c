@@ -17,7 +17,7 @@ enum { BYTE_WEIGHT = 255 }; /* what 1 is in weights of one byte */
 
 /* The arrays of a trace as its file holds them; a NULL buffer: not there. */
 typedef struct parts {
-    coterie_npy_t experts, weights, predicted, seq_start, step, phase;
+    coterie_npy_t experts, weights, predicted, seq_start, step, phase, token;
 } parts_t;
 
 typedef struct source {
@@ -130,6 +130,8 @@ static coterie_status_t npz_load(source_t *source)
     if (status == COTERIE_OK)
         status = npz_part(npz, "phase", &parts->phase);
     if (status == COTERIE_OK)
+        status = npz_part(npz, "token", &parts->token);
+    if (status == COTERIE_OK)
         status = npz_expert_count(npz, source);
     coterie_npz_close(npz);
     return status;
@@ -217,6 +219,7 @@ static coterie_status_t parts_build(source_t *source,
     arrays |= parts->weights.buffer != NULL ? COTERIE_TRACE_WEIGHTS : 0u;
     arrays |= parts->step.buffer != NULL ? COTERIE_TRACE_STEP : 0u;
     arrays |= parts->phase.buffer != NULL ? COTERIE_TRACE_PHASE : 0u;
+    arrays |= parts->token.buffer != NULL ? COTERIE_TRACE_TOKEN : 0u;
     status = coterie_trace_allocate(source->path, COTERIE_ERR_FORMAT, &shape,
                                     arrays, &trace);
     if (status == COTERIE_OK)
@@ -299,6 +302,9 @@ static coterie_status_t parts_check(const source_t *source,
     if (status == COTERIE_OK)
         status =
             lengths_check(source, "phase", &parts->phase, shape->token_count);
+    if (status == COTERIE_OK)
+        status =
+            lengths_check(source, "token", &parts->token, shape->token_count);
     if (status == COTERIE_OK)
         status = lengths_check(source, "seq_start", &parts->seq_start,
                                shape->sequence_count + 1);
@@ -387,21 +393,27 @@ static coterie_status_t tokens_copy(const source_t *source,
     const parts_t *parts = &source->parts;
 
     for (uint64_t i = 0; i < trace->view.token_count; i++) {
-        int64_t step = 0, phase = 0;
+        int64_t step = 0, phase = 0, token = 0;
+
         if (trace->step != NULL)
             step = coterie_npy_integer(&parts->step, i);
         if (trace->phase != NULL)
             phase = coterie_npy_integer(&parts->phase, i);
-        if (step < 0 || step > UINT32_MAX || phase < 0 || phase > UINT8_MAX)
+        if (trace->token != NULL)
+            token = coterie_npy_integer(&parts->token, i);
+        if (step < 0 || step > UINT32_MAX || phase < 0 || phase > UINT8_MAX ||
+            token < -1 || token > INT32_MAX)
             return coterie_fail(COTERIE_ERR_FORMAT,
-                                "%s: token %llu: step %lld, phase %lld: out of "
-                                "range",
+                                "%s: token %llu: step %lld, phase %lld, id "
+                                "%lld: out of range",
                                 source->path, (ull_t)i, (long long)step,
-                                (long long)phase);
+                                (long long)phase, (long long)token);
         if (trace->step != NULL)
             trace->step[i] = (uint32_t)step;
         if (trace->phase != NULL)
             trace->phase[i] = (uint8_t)phase;
+        if (trace->token != NULL)
+            trace->token[i] = (int32_t)token;
     }
     return COTERIE_OK;
 }
@@ -414,4 +426,5 @@ static void parts_release(parts_t *parts)
     coterie_npy_release(&parts->seq_start);
     coterie_npy_release(&parts->step);
     coterie_npy_release(&parts->phase);
+    coterie_npy_release(&parts->token);
 }

@@ -4,7 +4,7 @@
 #include "base/npz.h"
 #include "placement/trace_object.h"
 
-enum { ENTRY_COUNT = 7 };
+enum { ENTRY_COUNT = 8 };
 
 static coterie_npz_entry_t entry(const char *key, const char *type,
                                  const uint64_t *shape, const void *data);
@@ -38,6 +38,8 @@ coterie_status_t coterie_trace_write(const coterie_trace_t *trace,
         entries[count++] = entry("step", "u4", tokens, view->step);
     if (view->phase != NULL)
         entries[count++] = entry("phase", "u1", tokens, view->phase);
+    if (view->token != NULL)
+        entries[count++] = entry("token", "i4", tokens, view->token);
     return coterie_npz_write(path, force, entries, count);
 }
 

@@ -354,7 +354,10 @@ static coterie_status_t record(decoder_t *d, uint32_t moe_layer)
                                  .topk_weights = d->here.topk_weights,
                                  .predicted = d->options.predict
                                                   ? d->predicted
-                                                  : NULL};
+                                                  : NULL,
+                                 /* Rows that move leave it behind. */
+                                 .token = moe_layer == 0 ? d->here.token
+                                                         : NULL};
 
     return coterie_trace_record(d->options.recorder, &rows);
 }

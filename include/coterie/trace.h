@@ -29,6 +29,7 @@ typedef struct coterie_trace_view {
     const uint64_t *seq_start; /**< sequence_count + 1 entries */
     const uint32_t *step;   /**< [token]: the step that computed it, or NULL */
     const uint8_t *phase;   /**< [token]: coterie_phase_t; NULL = decode */
+    const int32_t *token;   /**< [token]: its id, -1 = unknown; or NULL */
 } coterie_trace_view_t;
 
 /** Reads `.npz` (Coterie's own; vLLM's and others with `experts`), `.npy` of
@@ -85,6 +86,7 @@ typedef struct coterie_trace_rows {
     const int32_t *topk_ids;   /**< [count, k]; -1 = none */
     const float *topk_weights; /**< [count, k] */
     const int32_t *predicted;  /**< [count, predicted_k], or NULL */
+    const int32_t *token;      /**< [count]: ids fed in; NULL: unknown here */
 } coterie_trace_rows_t;
 
 COTERIE_API coterie_status_t coterie_trace_recorder_create(
