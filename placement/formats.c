@@ -16,6 +16,7 @@ enum { FILE_LIMIT = 1 << 28 };
 static const char *const names[] = {
     "Coterie's JSON",           "SGLang's JSON",       "vLLM's list",
     "vllm-ascend's expert map", "TensorRT-LLM's YAML", "ExFlow's CSV",
+    "EPLB's maps",
 };
 
 static coterie_status_t draft_read(coterie_draft_t *draft, const char *text,

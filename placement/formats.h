@@ -3,6 +3,8 @@
 /* Placement files: what the readers of each format fill, and the writers. */
 #include <stdio.h>
 
+#include <jansson.h>
+
 #include <coterie/placement.h>
 
 /* A placement as it is read. Counts that a file does not say stay 0; the
@@ -31,10 +33,17 @@ coterie_status_t coterie_yaml_placement_read(coterie_draft_t *draft,
 coterie_status_t coterie_csv_placement_read(coterie_draft_t *draft,
                                             const char *text, size_t size);
 
+/* EPLB's maps beside physical_to_logical_map, which was read: those that are
+ * there must agree with it. */
+coterie_status_t coterie_eplb_check(const coterie_draft_t *draft,
+                                    const json_t *root);
+
 /* These write what was found expressible; the caller checks the stream. */
 coterie_status_t coterie_json_placement_write(
     const coterie_placement_t *placement, coterie_placement_format_t format,
     FILE *stream);
+json_t *coterie_eplb_make(const coterie_placement_t *placement,
+                                 json_t *physical);
 void coterie_yaml_placement_write(const coterie_placement_t *placement,
                                   FILE *stream);
 void coterie_csv_placement_write(const coterie_placement_t *placement,

@@ -67,6 +67,8 @@ coterie_status_t coterie_json_placement_write(
         root = ascend_make(placement);
     else if (format == COTERIE_FORMAT_VLLM)
         root = map_make(placement);
+    else if (format == COTERIE_FORMAT_EPLB)
+        root = coterie_eplb_make(placement, map_make(placement));
     else
         root = json_pack("{s:o}", map_name, map_make(placement));
     failed = root == NULL || json_dumpf(root, stream, JSON_COMPACT) != 0;
@@ -83,8 +85,12 @@ static coterie_status_t object_read(coterie_draft_t *draft, const json_t *root)
 {
     if (json_object_get(root, "format") != NULL)
         return own_read(draft, root);
-    if (json_object_get(root, map_name) != NULL)
-        return map_read(draft, json_object_get(root, map_name));
+    if (json_object_get(root, map_name) != NULL) {
+        coterie_status_t status =
+            map_read(draft, json_object_get(root, map_name));
+        return status == COTERIE_OK ? coterie_eplb_check(draft, root)
+                                    : status;
+    }
     if (json_object_get(root, "layer_list") != NULL)
         return ascend_read(draft, root);
     return coterie_fail(COTERIE_ERR_FORMAT,

@@ -2,8 +2,10 @@ coterieinclude_HEADERS += include/coterie/cost.h include/coterie/loads.h \
 	include/coterie/placement.h include/coterie/simulate.h \
 	include/coterie/topology.h include/coterie/trace.h
 libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
-	placement/formats_csv.c placement/formats_json.c \
-	placement/formats_yaml.c placement/loads.c placement/meter.c \
+	placement/formats_csv.c placement/formats_eplb.c \
+	placement/formats_json.c \
+	placement/formats_yaml.c placement/loads.c placement/loads_read.c \
+	placement/loads_read.h placement/loads_tensors.c placement/meter.c \
 	placement/meter.h placement/placement.c placement/placement.h \
 	placement/route.c placement/simulate.c placement/simulate.h \
 	placement/simulate_forward.c placement/simulate_modes.c placement/wire.h

@@ -53,7 +53,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_quantised_models.c \
 	tests/test_dtypes.c \
 	tests/test_topology.c \
-	tests/test_cost.c
+	tests/test_cost.c \
+	tests/test_loads.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
@@ -67,13 +68,16 @@ endif
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
 	COTERIE_COMMAND='$(abs_builddir)/coterie'; \
+	COTERIE_SCHEMA='$(abs_srcdir)/doc/placement.schema.json'; \
 	COTERIE_SANITIZERS='$(enable_sanitizers)'; \
 	export COTERIE_TEST_DATA COTERIE_EXAMPLES COTERIE_COMMAND \
+	COTERIE_SCHEMA \
 	COTERIE_SANITIZERS;
 
 EXTRA_DIST += tests/data
-dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh
-TESTS += tests/ranks.sh tests/saving.sh
+dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh \
+	tests/schema.sh
+TESTS += tests/ranks.sh tests/saving.sh tests/schema.sh
 installcheck-local:
 	CC='$(CC)' CXX='$(CXX)' $(srcdir)/tests/headers.sh \
 	  '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfigdir)'

@@ -145,6 +145,15 @@ Test(formats, exflow_has_a_line_for_each_expert)
                       "Expert,Node\n0,0\n1,1\n2,1\n3,0\n4,0\n5,0\n6,1\n7,1\n");
 }
 
+Test(formats, eplb_has_three_maps)
+{
+    expect_round_trip(
+        with_replica(), COTERIE_FORMAT_EPLB,
+        "{\"physical_to_logical_map\":[[0,1,2,1]],"
+        "\"logical_to_physical_map\":[[[0,-1],[1,3],[2,-1]]],"
+        "\"logical_replica_count\":[[1,2,1]]}\n");
+}
+
 Test(formats, coterie_has_everything)
 {
     /* Uneven ranks, an empty slot, nodes and scores. */
@@ -225,7 +234,7 @@ Test(formats, refuse_what_they_cannot_say)
     options.slot_count = 4;
     options.slot_expert = hole;
     placement = make(&options);
-    for (int f = COTERIE_FORMAT_SGLANG; f <= COTERIE_FORMAT_EXFLOW; f++)
+    for (int f = COTERIE_FORMAT_SGLANG; f <= COTERIE_FORMAT_EPLB; f++)
         expect_write_refused(placement, (coterie_placement_format_t)f,
                              "layer 0, slot 3 is empty");
     coterie_placement_destroy(placement);
@@ -233,7 +242,7 @@ Test(formats, refuse_what_they_cannot_say)
     options.slot_expert = NULL;
     options.slot_rank = uneven;
     placement = make(&options);
-    for (int f = COTERIE_FORMAT_SGLANG; f <= COTERIE_FORMAT_EXFLOW; f++)
+    for (int f = COTERIE_FORMAT_SGLANG; f <= COTERIE_FORMAT_EPLB; f++)
         expect_write_refused(placement, (coterie_placement_format_t)f,
                              "ranks differ in slots");
     coterie_placement_destroy(placement);
@@ -315,6 +324,12 @@ Test(formats, that_are_malformed_are_refused_with_the_place)
         {"{\"moe_layer_count\": 1, \"layer_list\": [{\"device_list\": ["
          "{\"device_expert\": [0]}, {\"device_expert\": [1, 2]}]}]}",
          "layer 0, device 1: 2 experts; the first has 1"},
+        {"{\"physical_to_logical_map\": [[0, 1]], "
+         "\"logical_replica_count\": [[1, 2]]}",
+         "expert 1: logical_replica_count is not"},
+        {"{\"physical_to_logical_map\": [[0, 1]], "
+         "\"logical_to_physical_map\": [[[1], [0]]]}",
+         "expert 0: logical_to_physical_map is not"},
         {"num_slots: 2\n", "initial_global_assignments"},
         {"num_slots: 2\ninitial_global_assignments: {0: [0, 1, 1]}\n",
          "layer 0 must be a list of num_slots = 2"},

@@ -33,7 +33,8 @@ const command_t command_convert = {
                "vllm      per-layer list of physical experts\n"
                "ascend    vllm-ascend's expert map\n"
                "tensorrt  TensorRT-LLM's YAML\n"
-               "exflow    CSV of Expert,Node\n\n"
+               "exflow    CSV of Expert,Node\n"
+               "eplb      JSON of EPLB's physical and logical maps\n\n"
                "IN is told apart by its content. What the other format cannot "
                "say is refused,\nnot dropped silently, but for next-layer "
                "scores, which only Coterie's has.\n",

@@ -7,7 +7,7 @@ const char *const mode_names[] = {"auto", "two-phase", "owner", "forward",
 const char *const group_choices[] = {"auto", "all",    "node",
                                      "none", "across", NULL};
 const char *const format_names[] = {"coterie",  "sglang", "vllm", "ascend",
-                                    "tensorrt", "exflow", NULL};
+                                    "tensorrt", "exflow", "eplb",   NULL};
 const char *const compute_names[] = {"f32", "bf16", "int8", NULL};
 const char *const wire_names[] = {"f32", "bf16", "int8", NULL};
 const char *const policy_names[] = {"lru", "lfu", "cost", NULL};

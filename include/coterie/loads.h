@@ -26,6 +26,15 @@ typedef struct coterie_loads_view {
 COTERIE_API coterie_status_t coterie_loads_create(
     const coterie_loads_view_t *arrays, coterie_loads_t **loads_p);
 
+/** Reads counts, told apart by content: JSON or `.npy` of [layers, experts] or
+ * [windows, layers, experts] (SGLang's `logical_count`, with or without that
+ * key; counts by request), or TensorRT-LLM's safetensors, a file or a folder
+ * of its ranks' files. See doc/formats.md.
+ *
+ * @return ERR_FORMAT, ERR_IO, with a line that names the file and the place */
+COTERIE_API coterie_status_t coterie_loads_read(const char *path,
+                                                coterie_loads_t **loads_p);
+
 COTERIE_API void coterie_loads_view(const coterie_loads_t *loads,
                                     coterie_loads_view_t *view);
 

@@ -54,7 +54,8 @@ typedef enum coterie_placement_format {
     COTERIE_FORMAT_VLLM = 2,     /**< per-layer list of physical experts */
     COTERIE_FORMAT_ASCEND = 3,   /**< vllm-ascend expert map */
     COTERIE_FORMAT_TENSORRT = 4, /**< TensorRT-LLM YAML */
-    COTERIE_FORMAT_EXFLOW = 5    /**< CSV `Expert,Node` */
+    COTERIE_FORMAT_EXFLOW = 5,   /**< CSV `Expert,Node` */
+    COTERIE_FORMAT_EPLB = 6      /**< JSON of EPLB's three maps */
 } coterie_placement_format_t;
 
 /** Reads any of the formats, told apart by content.
