@@ -1,8 +1,26 @@
 # Benchmarks: built with everything else, run by hand; see bench/README.md.
 noinst_PROGRAMS += bench/alltoall bench/dispatch bench/kernels
-bench_kernels_SOURCES = bench/bench.h bench/kernels.c bench/limits.c \
-	bench/limits.h
+bench_kernels_SOURCES = bench/bench.h bench/kernels.c \
+	bench/kernels_layer.c bench/kernels_layer.h bench/limits.c \
+	bench/limits.h bench/peer.h bench/peer_openblas.c
 bench_kernels_LDADD = libcoterie.la
+# Others to measure beside ours, each in a module of its own.
+noinst_LTLIBRARIES =
+if HAVE_GGML
+noinst_LTLIBRARIES += bench/peer-ggml.la
+endif
+if HAVE_IK
+noinst_LTLIBRARIES += bench/peer-ik.la
+endif
+bench_module_flags = -module -avoid-version -rpath /nowhere
+bench_peer_ggml_la_SOURCES = bench/peer.h bench/peer_ggml.c
+bench_peer_ggml_la_CPPFLAGS = $(GGML_CFLAGS)
+bench_peer_ggml_la_LDFLAGS = $(bench_module_flags)
+bench_peer_ggml_la_LIBADD = $(GGML_LIBS)
+bench_peer_ik_la_SOURCES = $(bench_peer_ggml_la_SOURCES)
+bench_peer_ik_la_CPPFLAGS = -DPEER_IK $(IK_CFLAGS)
+bench_peer_ik_la_LDFLAGS = $(bench_module_flags)
+bench_peer_ik_la_LIBADD = $(IK_LIBS)
 bench_dispatch_SOURCES = bench/bench.h bench/dispatch.c \
 	bench/dispatch_engine.c bench/dispatch_engine.h
 bench_dispatch_LDADD = libcoterie.la

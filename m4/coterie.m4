@@ -72,3 +72,16 @@ AC_DEFUN([COTERIE_SANITIZERS], [
   AC_SUBST([SANITIZER_FLAGS])
   AC_SUBST([enable_sanitizers])
   AS_VAR_APPEND([coterie_summary], ["; sanitizers: $enable_sanitizers"])])
+
+dnl COTERIE_WITH_PEER(name, libraries, what for): where something lies that
+dnl only benchmarks compare with; nothing is looked for unasked.
+AC_DEFUN([COTERIE_WITH_PEER], [
+  AC_ARG_WITH([$1], [AS_HELP_STRING([--with-$1=PREFIX], [$3])],
+              [], [with_$1=no])
+  AS_IF([test "x$with_$1" != xno],
+    [AS_IF([test -d "$with_$1/include" && test -d "$with_$1/lib"], [],
+       [AC_MSG_ERROR([--with-$1: no include and lib in $with_$1])])
+     AC_SUBST(m4_toupper([$1])[_CFLAGS], ["-isystem $with_$1/include"])
+     AC_SUBST(m4_toupper([$1])[_LIBS],
+              ["-L$with_$1/lib -Wl,-rpath,$with_$1/lib $2"])])
+  AM_CONDITIONAL([HAVE_]m4_toupper([$1]), [test "x$with_$1" != xno])])
