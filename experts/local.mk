@@ -8,4 +8,5 @@ libcoterie_la_SOURCES += experts/band.c experts/band.h \
 	experts/rope.c experts/rope.h experts/safetensors.c \
 	experts/safetensors.h experts/shape.c experts/shape.h \
 	experts/source.c experts/source.h experts/store.c experts/store.h \
+	experts/stripes.c experts/stripes.h \
 	experts/tensor.c experts/tensor.h

@@ -5,20 +5,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/options.h"
 #include "experts/model.h"
 #include "experts/store.h"
+#include "experts/stripes.h"
+
+typedef struct part {
+    coterie_output_t output;
+    uint64_t position; /* in it */
+} part_t;
 
 typedef struct packer {
     const coterie_model_t *model;
     coterie_expert_format_t format; /* of what is written */
     coterie_loss_t loss;
     coterie_pack_options_t options;
-    coterie_output_t output;
-    uint64_t position;    /* in the output */
+    part_t parts[1 + COTERIE_STRIPES_MAX]; /* the store's file, its stripes */
+    part_t *part;                          /* that is written to */
     uint64_t done, total; /* bytes of records and tensors */
     void *buffer;         /* for the largest of them */
     void *data;           /* the one that is to be written */
@@ -27,11 +34,17 @@ typedef struct packer {
 } packer_t;
 
 static coterie_status_t packer_init(packer_t *packer, const char *path);
+static coterie_status_t parts_open(packer_t *packer, const char *path);
+static coterie_status_t stripes_differ(const char *path,
+                                       const coterie_pack_options_t *options);
+static coterie_status_t parts_commit(packer_t *packer);
 static coterie_status_t format_choose(packer_t *packer, const char *path);
 static coterie_status_t store_write(packer_t *packer);
 static coterie_status_t records_write(packer_t *packer);
 static coterie_status_t record_recast(packer_t *packer, uint32_t moe_layer,
                                       uint32_t expert);
+static json_t *record_entry(const packer_t *packer, uint32_t moe_layer,
+                            uint32_t expert);
 static void loss_note(packer_t *packer);
 static coterie_status_t tensors_write(packer_t *packer);
 static coterie_status_t data_write(packer_t *packer, uint64_t size,
@@ -41,6 +54,7 @@ static json_t *hash_list(const void *data, uint64_t size);
 static json_t *shape_list(const coterie_tensor_t *tensor);
 static coterie_status_t index_write(packer_t *packer);
 static char *index_text(packer_t *packer);
+static json_t *stripe_names(const packer_t *packer);
 static coterie_status_t head_write(packer_t *packer, const char *index,
                                    uint64_t size);
 
@@ -60,13 +74,13 @@ coterie_status_t coterie_model_pack(const coterie_model_t *model,
         return status;
     status = packer_init(&packer, path);
     if (status == COTERIE_OK)
-        status = coterie_output_open(path, packer.options.force != 0,
-                                     &packer.output);
+        status = parts_open(&packer, path);
     if (status == COTERIE_OK)
         status = store_write(&packer);
     if (status == COTERIE_OK)
-        status = coterie_output_commit(&packer.output);
-    coterie_output_abandon(&packer.output); /* after a commit, nothing */
+        status = parts_commit(&packer);
+    for (uint32_t i = 0; i <= COTERIE_STRIPES_MAX; i++)
+        coterie_output_abandon(&packer.parts[i].output); /* the rest */
     json_decref(packer.records);
     json_decref(packer.tensors);
     free(packer.buffer);
@@ -107,6 +121,73 @@ static coterie_status_t packer_init(packer_t *packer, const char *path)
     return COTERIE_OK;
 }
 
+static coterie_status_t parts_open(packer_t *packer, const char *path)
+{
+    const coterie_pack_options_t *options = &packer->options;
+    coterie_status_t status;
+
+    if (options->stripe_count > COTERIE_STRIPES_MAX)
+        return coterie_fail(COTERIE_ERR_INVALID, "%s: %u stripes; %d is the "
+                            "most", path, options->stripe_count,
+                            COTERIE_STRIPES_MAX);
+    packer->part = packer->parts;
+    status = coterie_output_open(path, options->force != 0,
+                                 &packer->part->output);
+    if (status == COTERIE_OK)
+        status = stripes_differ(path, options);
+    for (uint32_t i = 0; i < options->stripe_count && status == COTERIE_OK;
+         i++) {
+        part_t *part = &packer->parts[1 + i];
+
+        part->position = COTERIE_STORE_BLOCK;
+        status = coterie_stripe_begin(options->stripes[i], &part->output);
+    }
+    return status;
+}
+
+/* Two names of one file, or of the store's, would end as one file. */
+static coterie_status_t stripes_differ(const char *path,
+                                       const coterie_pack_options_t *options)
+{
+    coterie_status_t status = COTERIE_OK;
+
+    for (uint32_t i = 0; i < options->stripe_count && status == COTERIE_OK;
+         i++)
+        for (uint32_t j = 0; j <= i && status == COTERIE_OK; j++) {
+            const char *before = j == 0 ? path : options->stripes[j - 1];
+            char *one = coterie_stripe_name(path, before);
+            char *other = coterie_stripe_name(path, options->stripes[i]);
+
+            if (one != NULL && other != NULL && strcmp(one, other) == 0)
+                status = coterie_fail(COTERIE_ERR_INVALID,
+                                      "%s: given twice; every stripe is a "
+                                      "file of its own",
+                                      options->stripes[i]);
+            free(one);
+            free(other);
+        }
+    return status;
+}
+
+/* The store's own file last: whenever we are killed, there is the old store or
+ * the new one. */
+static coterie_status_t parts_commit(packer_t *packer)
+{
+    const coterie_pack_options_t *options = &packer->options;
+    uint32_t done = 0;
+    coterie_status_t status = COTERIE_OK;
+
+    while (done < options->stripe_count && status == COTERIE_OK) {
+        status = coterie_output_commit(&packer->parts[1 + done].output);
+        done += status == COTERIE_OK;
+    }
+    if (status == COTERIE_OK)
+        status = coterie_output_commit(&packer->parts[0].output);
+    for (uint32_t i = 0; i < done && status != COTERIE_OK; i++)
+        unlink(options->stripes[i]); /* nothing had that name before */
+    return status;
+}
+
 /* The model's own, which is written bit for bit, or the one asked for. */
 static coterie_status_t format_choose(packer_t *packer, const char *path)
 {
@@ -129,8 +210,8 @@ static coterie_status_t store_write(packer_t *packer)
     coterie_status_t status;
 
     /* The superblock is written last, when the index is known. */
-    status = coterie_output_write(&packer->output, block, sizeof(block));
-    packer->position = sizeof(block);
+    status = coterie_output_write(&packer->part->output, block, sizeof(block));
+    packer->part->position = sizeof(block);
     if (status == COTERIE_OK)
         status = records_write(packer);
     if (status == COTERIE_OK)
@@ -140,7 +221,8 @@ static coterie_status_t store_write(packer_t *packer)
     return status;
 }
 
-/* Records come first and without gaps, so that their places are a product. */
+/* Records come first and without gaps; over stripes they take turns, so that
+ * those of a layer are read from all drives. */
 static coterie_status_t records_write(packer_t *packer)
 {
     const coterie_model_t *model = packer->model;
@@ -155,14 +237,13 @@ static coterie_status_t records_write(packer_t *packer)
             status = record_recast(packer, l, e);
         packer->data =
             packer->recast != NULL ? packer->recast : packer->buffer;
+        packer->part =
+            &packer->parts[i % (packer->options.stripe_count + 1)];
         if (status == COTERIE_OK)
-            status = data_write(
-                packer, packer->format.record_size,
-                json_pack("{s:I, s:I, s:I}", "moe_layer", (json_int_t)l,
-                          "expert", (json_int_t)e, "layout",
-                          (json_int_t)packer->format.layout),
-                packer->records);
+            status = data_write(packer, packer->format.record_size,
+                                record_entry(packer, l, e), packer->records);
     }
+    packer->part = packer->parts;
     if (packer->recast != NULL && status == COTERIE_OK)
         loss_note(packer);
     return status;
@@ -213,6 +294,21 @@ static coterie_status_t tensors_write(packer_t *packer)
     return status;
 }
 
+/* What is not in a stripe does not say so. */
+static json_t *record_entry(const packer_t *packer, uint32_t moe_layer,
+                            uint32_t expert)
+{
+    json_t *entry = json_pack("{s:I, s:I, s:I}", "moe_layer",
+                              (json_int_t)moe_layer, "expert",
+                              (json_int_t)expert, "layout",
+                              (json_int_t)packer->format.layout);
+
+    if (packer->part != packer->parts)
+        json_object_set_new(entry, "stripe",
+                            json_integer(packer->part - packer->parts));
+    return entry;
+}
+
 /* Writes size bytes of the data and moves their completed entry to list. */
 static coterie_status_t data_write(packer_t *packer, uint64_t size,
                                    json_t *entry, json_t *list)
@@ -224,14 +320,14 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
     /* Each takes its value over even when it fails, and refuses NULL; so one
      * look at the end is enough, also for an entry that could not be made. */
     failed = json_object_set_new(entry, "offset",
-                                 json_integer((json_int_t)packer->position));
+                                 json_integer((json_int_t)packer->part->position));
     failed |= json_object_set_new(entry, "xxh3",
                                   hash_list(packer->data, size));
     failed |= json_array_append_new(list, entry);
     if (failed)
         return coterie_fail_memory(size / COTERIE_STORE_CHUNK, "the index");
-    status = coterie_output_write(&packer->output, packer->data, size);
-    packer->position += size;
+    status = coterie_output_write(&packer->part->output, packer->data, size);
+    packer->part->position += size;
     if (status == COTERIE_OK)
         status = block_pad(packer);
     packer->done += size;
@@ -244,10 +340,11 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
 static coterie_status_t block_pad(packer_t *packer)
 {
     static const char zeros[COTERIE_STORE_BLOCK];
-    uint64_t size = -packer->position % COTERIE_STORE_BLOCK;
+    part_t *part = packer->part;
+    uint64_t size = -part->position % COTERIE_STORE_BLOCK;
 
-    packer->position += size;
-    return coterie_output_write(&packer->output, zeros, size);
+    part->position += size;
+    return coterie_output_write(&part->output, zeros, size);
 }
 
 /* NULL when out of memory, which json_object_set_new passes on. */
@@ -292,9 +389,14 @@ static coterie_status_t index_write(packer_t *packer)
     if (text == NULL)
         return coterie_fail_memory(0, "the store's index");
     size = strlen(text);
-    status = coterie_output_write(&packer->output, text, size);
+    status = coterie_output_write(&packer->part->output, text, size);
     if (status == COTERIE_OK)
         status = head_write(packer, text, size);
+    for (uint32_t i = 1;
+         i <= packer->options.stripe_count && status == COTERIE_OK; i++)
+        status = coterie_stripe_end(&packer->parts[i].output, i,
+                                    packer->parts[i].position,
+                                    coterie_store_hash(text, size));
     free(text);
     return status;
 }
@@ -313,6 +415,8 @@ static char *index_text(packer_t *packer)
 
     if (format->packed_from != 0)
         json_object_update(experts, lossy);
+    if (packer->options.stripe_count > 0)
+        json_object_set_new(experts, "stripes", stripe_names(packer));
     json_object_set(experts, "records", packer->records);
     index = json_pack("{s:s, s:o, s:O}", "config",
                       packer->model->source->config_text, "experts", experts,
@@ -323,6 +427,20 @@ static char *index_text(packer_t *packer)
     return text;
 }
 
+static json_t *stripe_names(const packer_t *packer)
+{
+    const char *path = packer->parts[0].output.path;
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < packer->options.stripe_count; i++) {
+        char *name = coterie_stripe_name(path, packer->options.stripes[i]);
+
+        json_array_append_new(list, json_string(name));
+        free(name);
+    }
+    return list;
+}
+
 /* Goes back over the zeros at the beginning. */
 static coterie_status_t head_write(packer_t *packer, const char *index,
                                    uint64_t size)
@@ -330,14 +448,14 @@ static coterie_status_t head_write(packer_t *packer, const char *index,
     coterie_store_head_t head = {
         .magic = COTERIE_STORE_MAGIC,
         .version = COTERIE_STORE_VERSION,
-        .index_offset = packer->position,
+        .index_offset = packer->part->position,
         .index_size = size,
         .index_hash = coterie_store_hash(index, size),
     };
 
     head.head_hash = coterie_store_head_hash(&head);
-    if (fseeko(packer->output.stream, 0, SEEK_SET) != 0)
+    if (fseeko(packer->part->output.stream, 0, SEEK_SET) != 0)
         return coterie_fail(COTERIE_ERR_IO, "%s: cannot go back to byte 0",
-                            packer->output.path);
-    return coterie_output_write(&packer->output, &head, sizeof(head));
+                            packer->part->output.path);
+    return coterie_output_write(&packer->part->output, &head, sizeof(head));
 }

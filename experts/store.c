@@ -13,18 +13,30 @@
 
 #include "base/error.h"
 #include "experts/store.h"
+#include "experts/stripes.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "stores are read in place and are little-endian"
 #endif
 
+/* What an entry of the index says about: of `what`, size bytes of a file. */
+typedef struct place {
+    const json_t *entry;
+    const char *what;
+    const coterie_datafile_t *file;
+    uint64_t size;
+} place_t;
+
 typedef struct record {
     uint64_t offset, first_hash;
+    uint32_t file;
 } record_t;
 
 typedef struct store {
     coterie_source_t base;
-    coterie_datafile_t file;
+    coterie_datafile_t files[1 + COTERIE_STRIPES_MAX]; /* its own first */
+    uint32_t file_count;
+    uint64_t index_hash;
     coterie_expert_format_t format;
     uint64_t record_size; /* as the index says */
     uint32_t dtype;       /* of the experts, as the index says, */
@@ -59,10 +71,10 @@ static coterie_status_t index_load(store_t *store,
 static coterie_status_t index_read(store_t *store, const json_t *index);
 static coterie_status_t tensors_read(store_t *store, const json_t *list);
 static coterie_status_t experts_read(store_t *store, const json_t *experts);
+static coterie_status_t stripes_open(store_t *store, const json_t *list);
 static coterie_status_t record_read(store_t *store, const json_t *entry,
                                     size_t ordinal);
-static coterie_status_t place_read(store_t *store, const json_t *entry,
-                                   const char *what, uint64_t size,
+static coterie_status_t place_read(store_t *store, const place_t *place,
                                    uint64_t *offset_p);
 static coterie_status_t hashes_read(store_t *store, const json_t *list,
                                     const char *what, uint64_t size);
@@ -95,7 +107,8 @@ coterie_status_t coterie_store_open(const char *path,
         return coterie_fail_memory(sizeof(*store), "a store");
     status = coterie_source_init(&store->base, &store_ops, path);
     if (status == COTERIE_OK)
-        status = coterie_datafile_open(path, &store->file);
+        status = coterie_datafile_open(path, &store->files[0]);
+    store->file_count = 1;
     if (status == COTERIE_OK)
         status = store_load(store);
     if (status != COTERIE_OK) {
@@ -106,9 +119,14 @@ coterie_status_t coterie_store_open(const char *path,
     return COTERIE_OK;
 }
 
-const coterie_datafile_t *coterie_store_file(const coterie_source_t *source)
+const coterie_datafile_t *coterie_store_file(const coterie_source_t *source,
+                                             uint32_t file)
 {
-    return source->ops == &store_ops ? &((const store_t *)source)->file : NULL;
+    const store_t *store = (const store_t *)source;
+
+    if (source->ops != &store_ops || file >= store->file_count)
+        return NULL;
+    return &store->files[file];
 }
 
 coterie_extent_t coterie_store_extent(const coterie_source_t *source,
@@ -118,7 +136,8 @@ coterie_extent_t coterie_store_extent(const coterie_source_t *source,
     size_t ordinal = (size_t)moe_layer * store->experts + expert;
 
     assert(source->ops == &store_ops && ordinal < store->record_count);
-    return (coterie_extent_t){store->records[ordinal].offset,
+    return (coterie_extent_t){store->records[ordinal].file,
+                              store->records[ordinal].offset,
                               store->record_size,
                               store->hashes +
                                   store->records[ordinal].first_hash};
@@ -160,7 +179,7 @@ static coterie_status_t store_read(const coterie_source_t *source,
 {
     const store_t *store = (const store_t *)source;
     coterie_status_t status = coterie_datafile_read(
-        &store->file, tensor->offset, data, tensor->size);
+        &store->files[0], tensor->offset, data, tensor->size);
 
     if (status != COTERIE_OK)
         return status;
@@ -177,7 +196,8 @@ static coterie_status_t store_expert(const coterie_source_t *source,
         &store->records[(size_t)moe_layer * store->experts + expert];
     char what[64];
     coterie_status_t status = coterie_datafile_read(
-        &store->file, record->offset, data, store->record_size);
+        &store->files[record->file], record->offset, data,
+        store->record_size);
 
     if (status != COTERIE_OK)
         return status;
@@ -192,7 +212,8 @@ static void store_close(coterie_source_t *source)
 
     free(store->records);
     free(store->hashes);
-    coterie_datafile_close(&store->file);
+    for (uint32_t i = 0; i <= COTERIE_STRIPES_MAX; i++)
+        coterie_datafile_close(&store->files[i]);
     coterie_source_clear(source);
     free(store);
 }
@@ -204,6 +225,7 @@ static coterie_status_t store_load(store_t *store)
     coterie_status_t status;
 
     status = head_load(store, &head);
+    store->index_hash = head.index_hash;
     if (status == COTERIE_OK)
         status = index_load(store, &head, &index);
     if (status == COTERIE_OK)
@@ -220,8 +242,9 @@ static coterie_status_t head_load(const store_t *store,
     const char *path = store->base.path;
     coterie_status_t status;
 
-    if (store->file.size >= COTERIE_STORE_BLOCK)
-        status = coterie_datafile_read(&store->file, 0, head, sizeof(*head));
+    if (store->files[0].size >= COTERIE_STORE_BLOCK)
+        status =
+            coterie_datafile_read(&store->files[0], 0, head, sizeof(*head));
     else
         status = COTERIE_ERR_FORMAT;
     if (status == COTERIE_ERR_IO)
@@ -254,17 +277,17 @@ static coterie_status_t index_load(store_t *store,
     char *text;
     coterie_status_t status;
 
-    if (head->index_offset > store->file.size ||
-        head->index_size != store->file.size - head->index_offset)
+    if (head->index_offset > store->files[0].size ||
+        head->index_size != store->files[0].size - head->index_offset)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: %" PRIu64 " bytes; its superblock says "
                             "%" PRIu64 " + %" PRIu64,
-                            path, store->file.size, head->index_offset,
+                            path, store->files[0].size, head->index_offset,
                             head->index_size);
     text = malloc(head->index_size + 1); /* malloc(0) may be NULL */
     if (text == NULL)
         return coterie_fail_memory(head->index_size, "a store's index");
-    status = coterie_datafile_read(&store->file, head->index_offset, text,
+    status = coterie_datafile_read(&store->files[0], head->index_offset, text,
                                    head->index_size);
     if (status == COTERIE_OK &&
         coterie_store_hash(text, head->index_size) != head->index_hash)
@@ -314,8 +337,10 @@ static coterie_status_t tensors_read(store_t *store, const json_t *list)
         tensor.name = (char *)name;
         status = coterie_tensor_parse(entry, path, &tensor);
         if (status == COTERIE_OK)
-            status = place_read(store, entry, name, tensor.size,
-                                &tensor.offset);
+            status = place_read(
+                store,
+                &(place_t){entry, name, &store->files[0], tensor.size},
+                &tensor.offset);
         if (status == COTERIE_OK)
             status = coterie_tensors_add(&store->base.tensors, &tensor);
         if (status != COTERIE_OK)
@@ -343,6 +368,7 @@ static coterie_status_t experts_read(store_t *store, const json_t *experts)
     store->records = calloc(count, sizeof(*store->records));
     if (store->records == NULL)
         return coterie_fail_memory(count * sizeof(*store->records), "records");
+    status = stripes_open(store, json_object_get(experts, "stripes"));
     for (size_t i = 0; i < count && status == COTERIE_OK; i++)
         status = record_read(store, json_array_get(records, i), i);
     store->record_count = count;
@@ -354,10 +380,36 @@ static coterie_status_t experts_read(store_t *store, const json_t *experts)
     return status;
 }
 
+/* Without any, the array is missing. */
+static coterie_status_t stripes_open(store_t *store, const json_t *list)
+{
+    const char *path = store->base.path;
+    size_t count = json_array_size(list);
+    coterie_status_t status = COTERIE_OK;
+
+    if (count > COTERIE_STRIPES_MAX)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %zu stripes; %d is the most", path, count,
+                            COTERIE_STRIPES_MAX);
+    for (size_t i = 0; i < count && status == COTERIE_OK; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+
+        if (name == NULL)
+            return coterie_fail(COTERIE_ERR_FORMAT,
+                                "%s: stripe %zu has no name", path, i + 1);
+        status = coterie_stripe_open(path, name, (uint32_t)i + 1,
+                                     store->index_hash,
+                                     &store->files[i + 1]);
+        store->file_count += status == COTERIE_OK;
+    }
+    return status;
+}
+
 static coterie_status_t record_read(store_t *store, const json_t *entry,
                                     size_t ordinal)
 {
     json_int_t layout = json_integer_value(json_object_get(entry, "layout"));
+    json_int_t stripe = json_integer_value(json_object_get(entry, "stripe"));
     record_t *record = &store->records[ordinal];
     char what[64];
 
@@ -373,30 +425,41 @@ static coterie_status_t record_read(store_t *store, const json_t *entry,
                             store->base.path, what, layout,
                             COTERIE_LAYOUT_PANELS);
     record->first_hash = store->hash_count;
-    return place_read(store, entry, what, store->record_size, &record->offset);
+    if (stripe < 0 || stripe >= store->file_count)
+        return coterie_fail(COTERIE_ERR_FORMAT,
+                            "%s: %s is in stripe %" JSON_INTEGER_FORMAT
+                            " of %u",
+                            store->base.path, what, stripe,
+                            store->file_count - 1);
+    record->file = (uint32_t)stripe;
+    return place_read(store,
+                      &(place_t){entry, what, &store->files[stripe],
+                                 store->record_size},
+                      &record->offset);
 }
 
 /* Where size bytes lie, and their checksums. The index is checksummed, but a
  * wrong writer's checksums are right: nothing in it is trusted. */
-static coterie_status_t place_read(store_t *store, const json_t *entry,
-                                   const char *what, uint64_t size,
+static coterie_status_t place_read(store_t *store, const place_t *place,
                                    uint64_t *offset_p)
 {
-    const json_t *value = json_object_get(entry, "offset");
+    const json_t *value = json_object_get(place->entry, "offset");
     json_int_t offset = json_integer_value(value);
 
     if (!json_is_integer(value) || offset < COTERIE_STORE_BLOCK ||
         offset % COTERIE_STORE_BLOCK != 0 ||
-        (uint64_t)offset > store->file.size ||
-        size > store->file.size - (uint64_t)offset)
+        (uint64_t)offset > place->file->size ||
+        place->size > place->file->size - (uint64_t)offset)
         return coterie_fail(COTERIE_ERR_FORMAT,
                             "%s: %s: offset %" JSON_INTEGER_FORMAT
                             " and %" PRIu64 " bytes do not fit a file of "
                             "%" PRIu64 " in blocks of %d",
-                            store->base.path, what, offset, size,
-                            store->file.size, COTERIE_STORE_BLOCK);
+                            place->file->path, place->what, offset,
+                            place->size, place->file->size,
+                            COTERIE_STORE_BLOCK);
     *offset_p = (uint64_t)offset;
-    return hashes_read(store, json_object_get(entry, "xxh3"), what, size);
+    return hashes_read(store, json_object_get(place->entry, "xxh3"),
+                       place->what, place->size);
 }
 
 static coterie_status_t hashes_read(store_t *store, const json_t *list,

@@ -72,6 +72,7 @@ static coterie_status_t reader_examine(drive_t *drive, coterie_drive_t *found);
 static double records_read(drive_t *drive);
 static double waits_read(drive_t *drive);
 static void record_start(drive_t *drive, coterie_read_t *read);
+static uint32_t record_draw(drive_t *drive);
 static void record_done(void *arg, coterie_read_t *read);
 static void records_await(drive_t *drive);
 static uint64_t draw(drive_t *drive, uint64_t bound);
@@ -90,7 +91,7 @@ coterie_status_t coterie_drive_examine(const coterie_model_t *model,
     if (model == NULL || found == NULL)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "coterie_drive_examine: an argument is NULL");
-    file = coterie_store_file(model->source);
+    file = coterie_store_file(model->source, 0);
     if (file == NULL)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: not an expert store; make one with `coterie "
@@ -356,7 +357,7 @@ static double waits_read(drive_t *drive)
 
 static void record_start(drive_t *drive, coterie_read_t *read)
 {
-    uint32_t record = (uint32_t)draw(drive, drive->record_count);
+    uint32_t record = record_draw(drive);
     coterie_extent_t extent = drive->extent(drive, record);
 
     drive->left--;
@@ -367,6 +368,21 @@ static void record_start(drive_t *drive, coterie_read_t *read)
     read->size = extent.size < drive->most ? extent.size : drive->most;
     read->hashes = extent.hashes;
     coterie_reader_start(drive->reader, read, COTERIE_URGENCY_DEMAND);
+}
+
+/* One in the file looked at: the next after a random one. A store without any
+ * there has none of its own, which its writer never makes. */
+static uint32_t record_draw(drive_t *drive)
+{
+    uint32_t begin = (uint32_t)draw(drive, drive->record_count);
+
+    for (uint32_t i = 0; i < drive->record_count; i++) {
+        uint32_t record = (begin + i) % drive->record_count;
+
+        if (drive->extent(drive, record).file == 0)
+            return record;
+    }
+    return begin;
 }
 
 static void record_done(void *arg, coterie_read_t *read)

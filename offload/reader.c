@@ -199,15 +199,24 @@ void coterie_reader_counts(coterie_reader_t *reader, uint64_t *bytes_p,
     pthread_mutex_unlock(&reader->mutex);
 }
 
+void coterie_reader_stop(coterie_reader_t *reader)
+{
+    bool stopped;
+
+    pthread_mutex_lock(&reader->mutex);
+    stopped = reader->closing;
+    reader->closing = true;
+    reader->io->ops->wake(reader->io);
+    pthread_mutex_unlock(&reader->mutex);
+    if (!stopped)
+        pthread_join(reader->thread, NULL);
+}
+
 void coterie_reader_destroy(coterie_reader_t *reader)
 {
     if (reader == NULL)
         return;
-    pthread_mutex_lock(&reader->mutex);
-    reader->closing = true;
-    reader->io->ops->wake(reader->io);
-    pthread_mutex_unlock(&reader->mutex);
-    pthread_join(reader->thread, NULL);
+    coterie_reader_stop(reader);
     reader->io->ops->close(reader->io);
     close(reader->setup.descriptor);
     pthread_mutex_destroy(&reader->mutex);

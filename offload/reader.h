@@ -29,6 +29,7 @@ typedef enum coterie_urgency {
  * called; the others are the reader's, and begin as zero. */
 typedef struct coterie_read {
     uint32_t layer, expert; /* its name */
+    struct coterie_reader *reader; /* for who has several */
     uint64_t offset, size;
     const uint64_t *hashes; /* of its chunks, of COTERIE_STORE_CHUNK bytes;
                              * NULL: there are none to verify */
@@ -92,7 +93,10 @@ void coterie_reader_counts(coterie_reader_t *reader, uint64_t *bytes_p,
                            uint64_t *retries_p);
 
 /* Drops what is queued, waits for what is under way, and calls done for
- * neither. Accepts NULL. */
+ * neither, nor ever again; reads may still be started, and come to nothing. */
+void coterie_reader_stop(coterie_reader_t *reader);
+
+/* Stops it first. Accepts NULL. */
 void coterie_reader_destroy(coterie_reader_t *reader);
 
 #endif

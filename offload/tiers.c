@@ -21,6 +21,9 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
                                    const coterie_tiers_options_t *options);
 static void items_describe(coterie_tiers_t *tiers,
                            const coterie_model_t *model, const uint64_t *hot);
+static coterie_status_t readers_create(coterie_tiers_t *tiers,
+                                       const coterie_model_t *model,
+                                       const coterie_reader_options_t *how);
 static void read_done(void *arg, coterie_read_t *read);
 static void use(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
@@ -52,8 +55,7 @@ coterie_status_t coterie_tiers_create_with(
     if (opts.polling > COTERIE_POLLING_COMPLETE)
         return coterie_fail(COTERIE_ERR_INVALID, "tiers: there is no polling "
                             "%u", opts.polling);
-    reading.file = coterie_store_file(model->source);
-    if (reading.file == NULL)
+    if (coterie_store_file(model->source, 0) == NULL)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: only an expert store can be served with a "
                             "budget; make one with `coterie pack`",
@@ -71,7 +73,7 @@ coterie_status_t coterie_tiers_create_with(
     reading.arg = tiers;
     reading.polling = (coterie_polling_t)opts.polling;
     if (status == COTERIE_OK)
-        status = coterie_reader_create(&reading, &tiers->reader);
+        status = readers_create(tiers, model, &reading);
     if (status == COTERIE_OK)
         status = coterie_watch_create(tiers, model, opts.hot, &tiers->watch);
     if (status == COTERIE_OK)
@@ -154,7 +156,7 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
             coterie_tiers_now() - start;
     item = &tiers->items[items.items[at]];
     if (item->state == COTERIE_ITEM_FAILED) {
-        status = coterie_reader_explain(tiers->reader, &item->read);
+        status = coterie_reader_explain(item->read.reader, &item->read);
     } else {
         item->wanted--;
         if (item->leases++ == 0)
@@ -225,7 +227,13 @@ void coterie_tiers_counts(coterie_tiers_t *tiers,
         .guesses_wasted = sum.guesses_wasted,
         .stall_ns = sum.stall_ns};
     pthread_mutex_unlock(&tiers->mutex);
-    coterie_reader_counts(tiers->reader, &counts->bytes, &counts->retries);
+    for (uint32_t i = 0; i < tiers->reader_count; i++) {
+        uint64_t bytes, retries;
+
+        coterie_reader_counts(tiers->readers[i], &bytes, &retries);
+        counts->bytes += bytes;
+        counts->retries += retries;
+    }
 }
 
 void coterie_tiers_timeline(coterie_tiers_t *tiers,
@@ -249,7 +257,13 @@ void coterie_tiers_hot(coterie_tiers_t *tiers, uint64_t *count)
 
 void coterie_tiers_describe(coterie_tiers_t *tiers, char *text, size_t size)
 {
-    coterie_reader_describe(tiers->reader, text, size);
+    size_t length;
+
+    coterie_reader_describe(tiers->readers[0], text, size);
+    length = strlen(text);
+    if (tiers->reader_count > 1)
+        snprintf(text + length, size - length, ", %u files",
+                 tiers->reader_count);
 }
 
 void coterie_tiers_destroy(coterie_tiers_t *tiers)
@@ -257,7 +271,10 @@ void coterie_tiers_destroy(coterie_tiers_t *tiers)
     if (tiers == NULL)
         return;
     coterie_watch_destroy(tiers->watch);   /* first: it starts reads */
-    coterie_reader_destroy(tiers->reader); /* then: it writes to the arena */
+    for (uint32_t i = 0; i < tiers->reader_count; i++)
+        coterie_reader_stop(tiers->readers[i]); /* one may start another's */
+    for (uint32_t i = 0; i < tiers->reader_count; i++)
+        coterie_reader_destroy(tiers->readers[i]);
     free(tiers->plan);
     coterie_policy_destroy(tiers->policy);
     coterie_arena_destroy(&tiers->arena);
@@ -356,6 +373,31 @@ static void items_describe(coterie_tiers_t *tiers,
     }
 }
 
+/* One for each of the store's files, which are on drives of their own. */
+static coterie_status_t readers_create(coterie_tiers_t *tiers,
+                                       const coterie_model_t *model,
+                                       const coterie_reader_options_t *how)
+{
+    coterie_reader_options_t options = *how;
+    coterie_status_t status = COTERIE_OK;
+    uint32_t count = 0;
+
+    while (status == COTERIE_OK &&
+           (options.file = coterie_store_file(model->source, count)) != NULL) {
+        status = coterie_reader_create(&options, &tiers->readers[count]);
+        count += status == COTERIE_OK;
+    }
+    tiers->reader_count = count;
+    for (uint32_t i = 0; i < tiers->item_count && status == COTERIE_OK; i++) {
+        coterie_extent_t extent =
+            coterie_store_extent(model->source, i / tiers->expert_count,
+                                 i % tiers->expert_count);
+
+        tiers->items[i].read.reader = tiers->readers[extent.file];
+    }
+    return status;
+}
+
 /* On the reader's thread. */
 static void read_done(void *arg, coterie_read_t *read)
 {
@@ -396,7 +438,7 @@ static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
     if (item->guessed)
         coterie_item_guess_used(tiers, ordinal);
     if (item->state == COTERIE_ITEM_ARRIVING)
-        coterie_reader_promote(tiers->reader, &item->read);
+        coterie_reader_promote(item->read.reader, &item->read);
     else if (item->state == COTERIE_ITEM_ABSENT)
         coterie_item_queue(tiers, ordinal);
 }

@@ -145,7 +145,7 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item)
     guess_end(tiers, item);
     coterie_item_counts(tiers, item)->guesses_wasted++;
     if (guess->state != COTERIE_ITEM_ARRIVING ||
-        !coterie_reader_drop(tiers->reader, &guess->read))
+        !coterie_reader_drop(guess->read.reader, &guess->read))
         return; /* what is there or cannot be stopped may still be of use */
     coterie_pace_read_ends(tiers);
     coterie_item_counts(tiers, item)->store_bytes += guess->read.bytes;
@@ -166,7 +166,7 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
     } else if (item->read.status == COTERIE_ERR_INTERRUPTED &&
                item->wanted > 0) {
         /* Dropped as a guess, and then wanted after all. */
-        coterie_reader_start(tiers->reader, &item->read,
+        coterie_reader_start(item->read.reader, &item->read,
                              COTERIE_URGENCY_DEMAND);
         return;
     } else {
@@ -245,7 +245,7 @@ static void read_start(coterie_tiers_t *tiers, coterie_item_t *item,
             tiers->format.record_size;
     if (taken > tiers->resident_most)
         tiers->resident_most = taken;
-    coterie_reader_start(tiers->reader, &item->read, urgency);
+    coterie_reader_start(item->read.reader, &item->read, urgency);
 }
 
 static void guess_begin(coterie_tiers_t *tiers, uint32_t item)

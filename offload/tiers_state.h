@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "experts/store.h"
 #include "offload/foresight.h"
 #include "offload/reader.h"
 #include "offload/tiers.h"
@@ -53,7 +54,8 @@ struct coterie_tiers {
     uint32_t layer_count, expert_count, item_count;
     uint32_t slot_count;
     coterie_arena_t arena;
-    coterie_reader_t *reader;
+    coterie_reader_t *readers[1 + COTERIE_STRIPES_MAX]; /* by file */
+    uint32_t reader_count;
     pthread_mutex_t mutex;  /* guards what follows */
     pthread_cond_t changed; /* an item arrived or failed */
     coterie_policy_t *policy;

@@ -141,6 +141,11 @@ typedef struct coterie_pack_options {
     uint32_t dtype; /**< coterie_dtype_t of the experts; 0: the model's own */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /**< bytes */
     void *progress_arg;
+    /** [stripe_count] files on other drives: records take turns over the store
+     * and these. They must not exist; the store needs them where they are. */
+    const char *const *stripes;
+    uint32_t stripe_count;
+    uint32_t reserved; /**< zero */
 } coterie_pack_options_t;
 
 #define COTERIE_PACK_OPTIONS_INIT { .size = sizeof(coterie_pack_options_t) }
