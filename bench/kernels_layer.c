@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "bench/kernels_layer.h"
 
@@ -11,11 +12,14 @@ static const void *scales_of(const layer_t *layer, const char *matrix);
 
 void *allocate(size_t size)
 {
-    void *memory = aligned_alloc(4096, (size + 4095) / 4096 * 4096);
+    enum { HUGE_PAGE = 2 << 20 };
+    const size_t whole = (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *memory = aligned_alloc(HUGE_PAGE, whole);
     if (memory == NULL) {
         fprintf(stderr, "no %zu bytes of memory\n", size);
         exit(1);
     }
+    madvise(memory, whole, MADV_HUGEPAGE); /* as a bank has them */
     return memory;
 }
 

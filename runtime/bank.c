@@ -5,8 +5,6 @@
 #include "base/error.h"
 #include "runtime/session.h"
 
-enum { RECORD_ALIGN = 4096 };
-
 static coterie_sight_t sight_of(const coterie_session_t *s,
                                 const coterie_rows_t *rows);
 static void guess_all(const coterie_bank_t *bank, uint32_t layer,
@@ -114,7 +112,7 @@ void coterie_bank_destroy(coterie_bank_t *bank)
     if (bank == NULL)
         return;
     free(bank->experts);
-    free(bank->arena);
+    coterie_arena_destroy(&bank->arena);
     free(bank->items);
     free(bank);
 }
@@ -283,18 +281,16 @@ static coterie_status_t allocate(coterie_bank_t *bank)
                                bank->format.record_size, &size))
         size = SIZE_MAX;
     bank->experts = calloc(slots > 0 ? slots : 1, sizeof(*bank->experts));
-    bank->arena =
-        size == SIZE_MAX ? NULL : aligned_alloc(RECORD_ALIGN, size);
-    if (bank->experts == NULL || bank->arena == NULL)
+    if (bank->experts == NULL || size == SIZE_MAX)
         return coterie_fail_memory(size, "a rank's experts");
-    return COTERIE_OK;
+    return coterie_arena_create(size, size, &bank->arena);
 }
 
 static coterie_status_t load(coterie_bank_t *bank,
                              const coterie_model_t *model,
                              const coterie_placement_options_t *view)
 {
-    unsigned char *record = bank->arena;
+    unsigned char *record = bank->arena.data;
 
     for (uint32_t layer = 0; layer < bank->layer_count; layer++) {
         for (uint32_t slot = 0; slot < bank->slot_count; slot++) {

@@ -4,6 +4,7 @@
  * ranks share. */
 #include <coterie/session.h>
 
+#include "offload/arena.h"
 #include "offload/tiers.h"
 
 struct coterie_bank {
@@ -11,7 +12,7 @@ struct coterie_bank {
     uint32_t slot_count; /* this rank's, of each layer */
     coterie_ffn_shape_t shape;
     coterie_expert_weights_t *experts; /* [layer, slot] */
-    unsigned char *arena;              /* their records */
+    coterie_arena_t arena;             /* their records, in huge pages */
     coterie_pool_t *pool;              /* or NULL */
 
     coterie_tiers_t *tiers; /* NULL: all that follows is unused */
