@@ -76,9 +76,9 @@ AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_SANITIZERS;
 
 EXTRA_DIST += tests/data
-dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh \
+dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh tests/faults.sh \
 	tests/schema.sh
-TESTS += tests/ranks.sh tests/saving.sh tests/schema.sh
+TESTS += tests/ranks.sh tests/saving.sh tests/faults.sh tests/schema.sh
 installcheck-local:
 	CC='$(CC)' CXX='$(CXX)' $(srcdir)/tests/headers.sh \
 	  '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfigdir)'

@@ -308,6 +308,19 @@ Test(tiers, compute_the_same_bits_of_more_rows_than_a_wave_keeps)
     expect_same_sums(3, ROWS);
 }
 
+/* Two pieces go wrong, or from the second on none is taken any more. */
+Test(tiers, let_a_bank_compute_the_same_bits_whatever_goes_wrong)
+{
+    static const fault_kind_t kinds[] = {FAULT_SHORT, FAULT_EIO, FAULT_WRONG,
+                                         FAULT_SLOW, FAULT_REFUSED};
+
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        fault_plan(kinds[i], fault_submitted() + 1,
+                   kinds[i] == FAULT_REFUSED ? FAULT_ALWAYS : 2);
+        expect_same_sums(2, 20);
+    }
+}
+
 Test(tiers, read_first_what_was_hot_before)
 {
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
