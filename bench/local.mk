@@ -48,3 +48,11 @@ bench_offload_SOURCES = bench/bench.h bench/offload.c bench/offload_engine.c \
 bench_offload_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_offload_LDFLAGS = $(AM_LDFLAGS) -static
 bench_offload_LDADD = libcoterie.la $(LIBURING_LIBS)
+# Needs METIS and the command cbc to run all it can beside ours.
+if HAVE_GLPK
+noinst_PROGRAMS += bench/placement
+endif
+bench_placement_SOURCES = bench/bench.h bench/placement.c bench/placement.h \
+	bench/placement_ilp.c bench/placement_peers.c bench/placement_planted.c
+bench_placement_LDADD = libcoterie-place.la libcoterie.la $(GLPK_LIBS) \
+	$(METIS_LIBS)

@@ -34,6 +34,23 @@ AC_DEFUN([COTERIE_WITH_GLPK], [
   AC_SUBST([GLPK_LIBS])
   COTERIE_FOUND([glpk], [placement by integer programming])])
 
+dnl Nor does METIS.
+AC_DEFUN([COTERIE_WITH_METIS], [
+  AC_ARG_WITH([metis], [AS_HELP_STRING([--with-metis=yes|no|auto],
+    [METIS beside our placements in bench/placement])], [], [with_metis=auto])
+  AS_IF([test "x$with_metis" != xno], [
+    coterie_libs=$LIBS
+    AC_CHECK_HEADER([metis.h],
+      [AC_CHECK_LIB([metis], [METIS_PartGraphKway], [coterie_metis=yes],
+                    [coterie_metis=no])], [coterie_metis=no])
+    LIBS=$coterie_libs
+    AS_IF([test "x$with_metis$coterie_metis" = xyesno],
+      [AC_MSG_ERROR([--with-metis: no metis.h or libmetis])])
+    with_metis=$coterie_metis])
+  AS_IF([test "x$with_metis" = xyes], [METIS_LIBS=-lmetis], [METIS_LIBS=])
+  AC_SUBST([METIS_LIBS])
+  COTERIE_FOUND([metis], [METIS in bench/placement])])
+
 dnl MPI by pkg-config under the names its makers use.
 AC_DEFUN([COTERIE_WITH_MPI], [
   AC_ARG_WITH([mpi], [AS_HELP_STRING([--with-mpi=yes|no|auto],

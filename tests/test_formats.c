@@ -280,7 +280,7 @@ Test(formats, are_not_overwritten_without_force)
     expect_file("[[3,0,1,2],[0,1,2,3]]\n");
     cr_expect(eq(int, COTERIE_ERR_INVALID,
                  coterie_placement_write(placement, path(),
-                                         (coterie_placement_format_t)6, 1)));
+                                         (coterie_placement_format_t)7, 1)));
     coterie_placement_destroy(placement);
 }
 
