@@ -10,11 +10,11 @@ libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
 	offload/predictor_router.c offload/predictor_token.c offload/replay.c \
 	offload/score.c
 libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/budget.c \
-	offload/budget.h offload/drive.c offload/host.c offload/reader.c \
-	offload/reader.h offload/reader_io.h offload/reader_open.c \
-	offload/reader_open.h offload/reader_pool.c offload/tiers.c \
-	offload/tiers.h offload/tiers_plan.c offload/tiers_state.c \
-	offload/tiers_state.h offload/tiers_watch.c \
+	offload/budget.h offload/drive.c offload/host.c offload/memory.c \
+	offload/memory.h offload/reader.c offload/reader.h offload/reader_io.h \
+	offload/reader_open.c offload/reader_open.h offload/reader_pool.c \
+	offload/tiers.c offload/tiers.h offload/tiers_memory.c offload/tiers_plan.c \
+	offload/tiers_state.c offload/tiers_state.h offload/tiers_watch.c \
 	offload/timeline.c offload/timeline.h
 if HAVE_LIBURING
 libcoterie_la_SOURCES += offload/reader_uring.c

@@ -22,6 +22,7 @@ typedef struct ring {
     struct io_uring uring;
     int event; /* both completions and wakes signal it */
     const unsigned char *arena;
+    size_t arena_size;
     size_t buffer; /* bytes of one registered buffer; 0: none are */
     bool woken;
     bool polled;        /* completions come by looking for them */
@@ -83,7 +84,7 @@ static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece)
 
     if (sqe == NULL)
         return false;
-    if (ring->buffer > 0)
+    if (ring->buffer > 0 && at < ring->arena_size) /* else not registered */
         io_uring_prep_read_fixed(sqe, 0, piece->data, piece->size,
                                  piece->offset, (int)(at / ring->buffer));
     else
@@ -156,6 +157,7 @@ static coterie_status_t ring_open(const coterie_io_setup_t *setup,
     ring->base.ops = ops;
     ring->event = -1;
     ring->arena = setup->arena->data;
+    ring->arena_size = setup->arena->size;
     ring->polled = (flags & IORING_SETUP_IOPOLL) != 0;
     error = -io_uring_queue_init(setup->depth, &ring->uring, flags);
     if (error != 0) {

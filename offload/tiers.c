@@ -91,6 +91,19 @@ void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
     *format = tiers->format;
 }
 
+bool coterie_tiers_have_host(const coterie_tiers_t *tiers)
+{
+    return tiers->fast_count < tiers->slot_count;
+}
+
+void coterie_tiers_speeds(coterie_tiers_t *tiers,
+                          const coterie_speeds_t *speeds)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    tiers->speeds = *speeds;
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
 void coterie_tiers_serve(coterie_tiers_t *tiers, uint32_t item)
 {
     pthread_mutex_lock(&tiers->mutex);
@@ -169,7 +182,8 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
     return status;
 }
 
-void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal)
+void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal,
+                           uint32_t rows)
 {
     coterie_item_t *item = &tiers->items[ordinal];
 
@@ -177,8 +191,10 @@ void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal)
     assert(item->state == COTERIE_ITEM_IN_USE);
     if (--item->leases == 0) {
         coterie_item_move(item, COTERIE_ITEM_RESIDENT);
-        if (item->wanted == 0)
-            coterie_policy_offer(tiers->policy, ordinal);
+        if (item->wanted == 0) {
+            coterie_item_offer(tiers, ordinal);
+            coterie_item_choose(tiers, ordinal, rows);
+        }
         coterie_slots_serve(tiers);
         coterie_plan_go_on(tiers);
     }
@@ -199,7 +215,7 @@ void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items)
         if (item->state == COTERIE_ITEM_FAILED)
             coterie_item_move(item, COTERIE_ITEM_ABSENT);
         else if (item->state == COTERIE_ITEM_RESIDENT)
-            coterie_policy_offer(tiers->policy, items.items[i]);
+            coterie_item_offer(tiers, items.items[i]);
     }
     coterie_slots_serve(tiers);
     pthread_mutex_unlock(&tiers->mutex);
@@ -215,6 +231,9 @@ void coterie_tiers_counts(coterie_tiers_t *tiers,
     *counts = (coterie_tiers_counts_t){
         .size = sizeof(*counts),
         .budget = tiers->budget,
+        .host_budget = tiers->host_budget,
+        .computed_in_host = tiers->computed_in_host,
+        .moved_to_fast = tiers->moved_to_fast,
         .resident = (uint64_t)(tiers->slot_count - tiers->free_count) *
                     tiers->format.record_size,
         .resident_most = tiers->resident_most,
@@ -277,7 +296,7 @@ void coterie_tiers_destroy(coterie_tiers_t *tiers)
         coterie_reader_destroy(tiers->readers[i]);
     free(tiers->plan);
     coterie_policy_destroy(tiers->policy);
-    coterie_arena_destroy(&tiers->arena);
+    coterie_memory_destroy(tiers);
     pthread_cond_destroy(&tiers->changed);
     pthread_mutex_destroy(&tiers->mutex);
     coterie_timeline_destroy(&tiers->timeline);
@@ -291,7 +310,7 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
                                    const coterie_tiers_options_t *options)
 {
     coterie_model_config_t config = {.size = sizeof(config)};
-    uint64_t items, budget, record, slots;
+    uint64_t items, budget, record, slots, host;
     coterie_container_t container;
     coterie_status_t status;
 
@@ -308,6 +327,15 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
     if (status != COTERIE_OK)
         return status;
     slots = budget / record < items ? budget / record : items;
+    if (!(options->host_percent >= 0 && options->host_percent <= 100) ||
+        (options->host_budget > 0 && options->host_percent > 0))
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "tiers: host memory must be given either in bytes "
+                            "or as 0 to 100 percent");
+    host = options->host_budget > 0
+               ? options->host_budget
+               : (uint64_t)((double)(items * record) / 100 *
+                            options->host_percent);
     if (slots == 0)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "%s: a budget of %" PRIu64
@@ -316,8 +344,11 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
     tiers->layer_count = config.moe_layers;
     tiers->expert_count = config.experts;
     tiers->item_count = (uint32_t)items;
+    tiers->fast_count = (uint32_t)slots;
+    slots += host / record < items - slots ? host / record : items - slots;
     tiers->slot_count = (uint32_t)slots;
     tiers->budget = budget;
+    tiers->host_budget = host;
     return COTERIE_OK;
 }
 
@@ -348,9 +379,8 @@ static coterie_status_t tiers_fill(coterie_tiers_t *tiers,
         status = coterie_policy_create((coterie_policy_kind_t)options->policy,
                                        tiers->item_count, &tiers->policy);
     if (status == COTERIE_OK)
-        status = coterie_arena_create(
-            (size_t)slots * tiers->format.record_size, tiers->budget,
-            &tiers->arena);
+        status = coterie_memory_create(
+            tiers, (coterie_policy_kind_t)options->policy);
     return status;
 }
 
@@ -419,7 +449,7 @@ static void use(coterie_tiers_t *tiers, uint32_t ordinal)
         coterie_timeline_round(&tiers->timeline);
     tiers->layer_last = layer;
     item->uses++;
-    coterie_policy_used(tiers->policy, ordinal);
+    coterie_item_used(tiers, ordinal);
 }
 
 static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
@@ -433,7 +463,7 @@ static void want_one(coterie_tiers_t *tiers, uint32_t ordinal)
     counts->hits += there;
     counts->memory_bytes += there ? item->read.size : 0;
     if (item->state == COTERIE_ITEM_RESIDENT && item->wanted == 0)
-        coterie_policy_withdraw(tiers->policy, ordinal);
+        coterie_item_withdraw(tiers, ordinal);
     item->wanted++;
     if (item->guessed)
         coterie_item_guess_used(tiers, ordinal);

@@ -20,6 +20,13 @@
 
 enum { COTERIE_ITEM_NONE = 0xffffffff };
 
+/* What one expert takes, in nanoseconds: computing a row with it from either
+ * tier's memory, what every row takes at least when there are many, and copying
+ * it. 0: unknown; then nothing moves between tiers. */
+typedef struct coterie_speeds {
+    double fast_ns, host_ns, row_ns, copy_ns;
+} coterie_speeds_t;
+
 typedef struct coterie_items {
     uint32_t *items; /* the bank's; take strikes out with ITEM_NONE */
     uint32_t count;
@@ -33,6 +40,10 @@ coterie_status_t coterie_tiers_create_with(
 void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
                          uint32_t *experts_p,
                          coterie_expert_format_t *format);
+
+bool coterie_tiers_have_host(const coterie_tiers_t *tiers);
+void coterie_tiers_speeds(coterie_tiers_t *tiers,
+                          const coterie_speeds_t *speeds);
 
 /* Makes an item this process's business: others are not guessed for. */
 void coterie_tiers_serve(coterie_tiers_t *tiers, uint32_t item);
@@ -63,7 +74,9 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
                                     coterie_items_t items, uint32_t *at_p,
                                     const void **record_p);
 
-void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item);
+/* @param rows  that were computed with it */
+void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item,
+                           uint32_t rows);
 
 /* Gives up the wanted items that are left. */
 void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items);

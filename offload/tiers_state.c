@@ -162,7 +162,7 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
     if (item->read.status == COTERIE_OK) {
         coterie_item_move(item, COTERIE_ITEM_RESIDENT);
         if (item->wanted == 0)
-            coterie_policy_offer(tiers->policy, ordinal);
+            coterie_item_offer(tiers, ordinal);
     } else if (item->read.status == COTERIE_ERR_INTERRUPTED &&
                item->wanted > 0) {
         /* Dropped as a guess, and then wanted after all. */
@@ -177,6 +177,19 @@ void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t ordinal)
     coterie_pace_read_ends(tiers);
     coterie_slots_serve(tiers);
     coterie_plan_go_on(tiers);
+}
+
+uint32_t coterie_slot_spare(coterie_tiers_t *tiers)
+{
+    uint32_t victim = coterie_policy_victim(tiers->policy);
+
+    if (tiers->free_count == 0 && victim != COTERIE_POLICY_NONE &&
+        tiers->items[victim].slot >= tiers->fast_count)
+        evict(tiers, victim);
+    if (tiers->free_count == 0 ||
+        tiers->free_slots[tiers->free_count - 1] < tiers->fast_count)
+        return COTERIE_ITEM_NONE;
+    return tiers->free_slots[--tiers->free_count];
 }
 
 static int hottest_first(const void *left, const void *right)
@@ -214,7 +227,7 @@ static void evict(coterie_tiers_t *tiers, uint32_t item)
     coterie_item_t *victim = &tiers->items[item];
 
     assert(victim->wanted == 0 && victim->state == COTERIE_ITEM_RESIDENT);
-    coterie_policy_withdraw(tiers->policy, item);
+    coterie_item_withdraw(tiers, item);
     slot_free(tiers, item);
     coterie_item_move(victim, COTERIE_ITEM_ABSENT);
 }
@@ -237,8 +250,7 @@ static void read_start(coterie_tiers_t *tiers, coterie_item_t *item,
     uint64_t taken;
 
     item->slot = slot;
-    item->read.data =
-        tiers->arena.data + (size_t)slot * tiers->format.record_size;
+    item->read.data = coterie_slot_data(tiers, slot);
     coterie_item_move(item, COTERIE_ITEM_ARRIVING);
     coterie_pace_read_begins(tiers);
     taken = (uint64_t)(tiers->slot_count - tiers->free_count) *

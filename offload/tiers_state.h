@@ -7,6 +7,7 @@
 
 #include "experts/store.h"
 #include "offload/foresight.h"
+#include "offload/memory.h"
 #include "offload/reader.h"
 #include "offload/tiers.h"
 #include "offload/timeline.h"
@@ -52,13 +53,16 @@ typedef struct coterie_candidate {
 struct coterie_tiers {
     coterie_expert_format_t format;
     uint32_t layer_count, expert_count, item_count;
-    uint32_t slot_count;
-    coterie_arena_t arena;
+    uint32_t slot_count, fast_count; /* the first are in the fast tier */
+    coterie_arena_t arena, host;
     coterie_reader_t *readers[1 + COTERIE_STRIPES_MAX]; /* by file */
     uint32_t reader_count;
     pthread_mutex_t mutex;  /* guards what follows */
     pthread_cond_t changed; /* an item arrived or failed */
     coterie_policy_t *policy;
+    coterie_policy_t *fast_policy; /* of that tier; NULL: there is no other */
+    coterie_speeds_t speeds;
+    uint64_t computed_in_host, moved_to_fast;
     coterie_item_t *items;
     uint32_t *free_slots; /* [slot_count], the first free_count are */
     uint32_t free_count;
@@ -71,7 +75,7 @@ struct coterie_tiers {
     uint32_t plan_count, plan_next;
     uint32_t layer_last;
     bool preloaded; /* what was hot was asked for */
-    uint64_t budget, resident_most; /* bytes */
+    uint64_t budget, host_budget, resident_most; /* bytes */
     coterie_timeline_t timeline;
     coterie_watch_t *watch; /* has a mutex of its own */
 };
@@ -110,6 +114,24 @@ void coterie_item_refute(coterie_tiers_t *tiers, uint32_t item);
 
 /* What a finished read makes of its item. */
 void coterie_item_arrived(coterie_tiers_t *tiers, uint32_t item);
+
+/* tiers_memory.c */
+coterie_status_t coterie_memory_create(coterie_tiers_t *tiers,
+                                       coterie_policy_kind_t policy);
+void coterie_memory_destroy(coterie_tiers_t *tiers);
+void *coterie_slot_data(const coterie_tiers_t *tiers, uint32_t slot);
+
+/* As coterie_policy_*, for all policies. */
+void coterie_item_offer(coterie_tiers_t *tiers, uint32_t item);
+void coterie_item_withdraw(coterie_tiers_t *tiers, uint32_t item);
+void coterie_item_used(coterie_tiers_t *tiers, uint32_t item);
+
+/* After a use of so many rows: whether a candidate in host memory shall move to
+ * the fast tier. */
+void coterie_item_choose(coterie_tiers_t *tiers, uint32_t item, uint32_t rows);
+
+/* A slot of host memory that is free or the policy's victim's; or NONE. */
+uint32_t coterie_slot_spare(coterie_tiers_t *tiers);
 
 /* tiers_plan.c */
 void coterie_pace_begin(coterie_pace_t *pace);

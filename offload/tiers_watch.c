@@ -241,6 +241,9 @@ static void layer_expect(coterie_watch_t *watch, uint32_t layer,
 
     coterie_forecast_expect(coterie_foresight_forecast(watch->foresight),
                             layer, absent, tiers->policy);
+    if (tiers->fast_policy != NULL)
+        coterie_forecast_expect(coterie_foresight_forecast(watch->foresight),
+                                layer, absent, tiers->fast_policy);
     for (uint32_t e = 0; e < tiers->expert_count; e++)
         items[e].chance = 1 - absent[e];
 }

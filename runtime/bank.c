@@ -78,6 +78,8 @@ coterie_status_t coterie_bank_create_tiered(
     status = format_check(bank);
     if (status == COTERIE_OK)
         status = serve(bank, &view);
+    if (status == COTERIE_OK && coterie_tiers_have_host(tiers))
+        status = coterie_bank_speeds(bank);
     if (status == COTERIE_OK)
         *bank_p = bank;
     else

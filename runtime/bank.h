@@ -37,6 +37,9 @@ void coterie_bank_ffn(const coterie_bank_t *bank, coterie_ffn_call_t call);
 coterie_expert_weights_t coterie_bank_weights(
     const coterie_expert_format_t *format, const unsigned char *record);
 
+/* Tells its tiers how fast kernels are in each one's memory. */
+coterie_status_t coterie_bank_speeds(const coterie_bank_t *bank);
+
 /* bank_tiers.c: the same of a bank that has tiers. */
 size_t coterie_bank_tiers_scratch(const coterie_bank_t *bank);
 coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,

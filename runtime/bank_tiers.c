@@ -146,7 +146,8 @@ static coterie_status_t wave_run(wave_t *w)
             return status;
         }
         expert_compute(w, w->slots[at], record, alone);
-        coterie_tiers_release(tiers, item_of(w, w->slots[at]));
+        coterie_tiers_release(tiers, item_of(w, w->slots[at]),
+                              pairs_of(w, w->slots[at]));
     }
     if (!alone)
         wave_add(w);

@@ -23,6 +23,7 @@ Test(budget, writes_the_same_text)
     static const char *const ways[] = {
         "--budget 10% --policy lfu", "--budget 12288 --policy cost",
         "--budget 40% --ranks 2 --dispatch owner --polling sqpoll",
+        "--budget 10% --host-budget 30% --ranks 2 --dispatch two-phase",
         "--budget 10% --ranks 3 --dispatch forward --predict group"};
     const char *asked = "--prompt-ids 1,2,3,4 --prompt-ids 9,8 --tokens 9";
     json_t *right = command_json("run '%s' %s --json", path, asked);
@@ -101,6 +102,11 @@ Test(budget, that_is_wrong_is_refused)
     expect_refused(1, "give bytes", "run '%s' %s --budget 20x", path, asked);
     expect_refused(1, "give bytes", "run '%s' %s --budget -5", path, asked);
     expect_refused(1, "needs a --budget", "run '%s' %s --hot x", path, asked);
+    expect_refused(1, "needs a --budget", "run '%s' %s --host-budget 1G", path,
+                   asked);
+    expect_refused(1, "0 to 100 percent",
+                   "run '%s' %s --budget 10%% --host-budget 120%%", path,
+                   asked);
     expect_refused(1, "at most 100", "run '%s' %s --budget 120%%", path,
                    asked);
     expect_refused(1, "coterie pack", "run '%s' %s --budget 50%%", directory,

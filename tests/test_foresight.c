@@ -239,7 +239,7 @@ static void play(coterie_tiers_t *tiers, const coterie_trace_view_t *view,
             cr_assert(eq(int, COTERIE_OK,
                          coterie_tiers_take(tiers, left, &at, &record)));
             coterie_tiers_release(
-                tiers, layer * view->expert_count + (uint32_t)ids[at]);
+                tiers, layer * view->expert_count + (uint32_t)ids[at], 1);
         }
         usleep(MOMENT_US);
     }

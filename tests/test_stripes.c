@@ -74,7 +74,7 @@ Test(stripes, are_read_by_tiers)
                      coterie_model_expert(model, item / EXPERTS,
                                           item % EXPERTS, right)));
         cr_expect(zero(int, memcmp(record, right, format.record_size)));
-        coterie_tiers_release(tiers, item);
+        coterie_tiers_release(tiers, item, 1);
         free(right);
     }
     coterie_tiers_describe(tiers, text, sizeof(text));

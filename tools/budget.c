@@ -7,8 +7,8 @@
 #include "tools/budget.h"
 #include "tools/modes.h"
 
-static coterie_status_t budget_parse(const char *text,
-                                     coterie_tiers_options_t *options);
+static coterie_status_t budget_parse(const char *option, const char *text,
+                                     uint64_t *bytes_p, double *percent_p);
 static coterie_status_t hot_read(const job_t *job, uint64_t **hot_p);
 static size_t items_of(const job_t *job);
 static coterie_status_t counts_collect(const rank_t *r, results_t *results);
@@ -21,7 +21,7 @@ static double part(uint64_t some, uint64_t all);
 #define TIERS_MAP(X)                                                       \
     X(budget) X(resident) X(resident_most) X(uses) X(hits) X(preloads)     \
     X(demand_reads) X(guess_reads) X(guesses_used) X(guesses_wasted)       \
-    X(bytes) X(retries)
+    X(bytes) X(retries) X(host_budget) X(computed_in_host) X(moved_to_fast)
 
 coterie_status_t budget_open(job_t *job)
 {
@@ -32,9 +32,16 @@ coterie_status_t budget_open(job_t *job)
 
     if (o->budget == NULL && o->hot != NULL)
         return failure(COTERIE_ERR_INVALID, "--hot needs a --budget");
+    if (o->budget == NULL && o->host_budget != NULL)
+        return failure(COTERIE_ERR_INVALID,
+                       "--host-budget needs a --budget");
     if (o->budget == NULL)
         return COTERIE_OK;
-    status = budget_parse(o->budget, &options);
+    status = budget_parse("--budget", o->budget, &options.budget,
+                          &options.budget_percent);
+    if (status == COTERIE_OK && o->host_budget != NULL)
+        status = budget_parse("--host-budget", o->host_budget,
+                              &options.host_budget, &options.host_percent);
     if (status == COTERIE_OK && o->hot != NULL)
         status = hot_read(job, &hot);
     if (status != COTERIE_OK)
@@ -45,6 +52,8 @@ coterie_status_t budget_open(job_t *job)
     if (o->transport == TRANSPORT_MPI) {
         options.budget /= o->ranks;
         options.budget_percent /= o->ranks;
+        options.host_budget /= o->ranks;
+        options.host_percent /= o->ranks;
     }
     status = coterie_tiers_create(job->model, &options, &job->tiers);
     free(hot);
@@ -103,14 +112,18 @@ void budget_print(FILE *stream, const job_t *job, const results_t *results)
     fprintf(stream,
             "experts: at most %.1f of %.1f MB in memory (%s); %s\n"
             "  uses, and of these in memory          %8llu %8.1f %%\n"
+            "  computed in plain memory, and moved   %8llu %8llu\n"
             "  reads because a rank waited           %8llu\n"
             "  reads of what was hot before          %8llu\n"
             "  reads on a guess, and wasted          %8llu %8llu\n"
             "  MB read                               %8.1f\n"
             "  ranks waited for reads                %8.3f s\n",
-            1e-6 * (double)c->resident_most, 1e-6 * (double)c->budget,
+            1e-6 * (double)c->resident_most,
+            1e-6 * (double)(c->budget + c->host_budget),
             policy_names[job->options->policy], reading,
             (unsigned long long)c->uses, 100 * part(c->hits, c->uses),
+            (unsigned long long)c->computed_in_host,
+            (unsigned long long)c->moved_to_fast,
             (unsigned long long)c->demand_reads,
             (unsigned long long)c->preloads,
             (unsigned long long)c->guess_reads,
@@ -119,8 +132,8 @@ void budget_print(FILE *stream, const job_t *job, const results_t *results)
 }
 
 /* "25%", or bytes, or "8G". Whether an expert fits is for the tiers to say. */
-static coterie_status_t budget_parse(const char *text,
-                                     coterie_tiers_options_t *options)
+static coterie_status_t budget_parse(const char *option, const char *text,
+                                     uint64_t *bytes_p, double *percent_p)
 {
     static const char units[] = "KMGT";
     char *end;
@@ -131,15 +144,15 @@ static coterie_status_t budget_parse(const char *text,
     if (unit != NULL)
         bytes = ldexp(number, 10 * (int)(unit - units + 1));
     if (end != text && number > 0 && strcmp(end, "%") == 0)
-        options->budget_percent = number;
+        *percent_p = number;
     else if (end != text && bytes >= 1 && bytes < (double)INT64_MAX &&
              (*end == '\0' || (unit != NULL && end[1] == '\0')))
-        options->budget = (uint64_t)bytes;
+        *bytes_p = (uint64_t)bytes;
     else
         return failure(COTERIE_ERR_INVALID,
-                       "--budget %s: give bytes, as in 8G or 500M, or a "
-                       "percentage, as in 25%%",
-                       text);
+                       "%s %s: give bytes, as in 8G or 500M, or a percentage, "
+                       "as in 25%%",
+                       option, text);
     return COTERIE_OK;
 }
 

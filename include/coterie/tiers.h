@@ -36,6 +36,10 @@ typedef struct coterie_tiers_options {
      * (coterie_hot_read): the hottest are read as soon as ranks begin. Read
      * during the call; NULL: unknown. */
     const uint64_t *hot;
+    /** Bytes of experts in plain memory at most, beyond the budget, which is of
+     * fast memory; or percent of what all experts take. 0: none. */
+    uint64_t host_budget;
+    double host_percent;
 } coterie_tiers_options_t;
 
 #define COTERIE_TIERS_OPTIONS_INIT { .size = sizeof(coterie_tiers_options_t) }
@@ -64,6 +68,9 @@ typedef struct coterie_tiers_counts {
     uint64_t bytes;          /**< read from the store */
     uint64_t retries;        /**< chunks read again after a failure */
     uint64_t stall_ns;       /**< ranks waited for experts, all together */
+    uint64_t host_budget;    /**< bytes that experts may take in plain memory */
+    uint64_t computed_in_host; /**< uses of experts where they lay there */
+    uint64_t moved_to_fast;    /**< because that was worth a copy */
 } coterie_tiers_counts_t;
 
 COTERIE_API void coterie_tiers_counts(coterie_tiers_t *tiers,
