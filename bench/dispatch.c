@@ -11,7 +11,6 @@
 #include "config.h"
 
 #include <getopt.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +18,7 @@
 #include "bench/bench.h"
 #include "bench/dispatch_engine.h"
 
-enum { LIST_MAX = 16, RANKS_MAX = 32, REPEATS_MAX = 64, MODES = 4 };
+enum { LIST_MAX = 16, REPEATS_MAX = 64, MODES = 4 };
 
 static const char *const mode_names[MODES] = {"auto", "two-phase", "owner",
                                               "forward"};
@@ -41,12 +40,6 @@ static void list_read(const char *text, uint32_t *list);
 static int setting_run(const plan_t *plan, dispatch_setting_t setting);
 static int sample(const plan_t *plan, dispatch_setting_t *setting,
                   dispatch_result_t *result);
-static int sample_threads(dispatch_setting_t *setting,
-                          const coterie_link_t *link,
-                          dispatch_result_t *result);
-static int sample_mpi(dispatch_setting_t *setting, const coterie_link_t *link,
-                      dispatch_result_t *result);
-static void *rank_main(void *argument);
 static void setting_print(const plan_t *plan, const dispatch_setting_t *setting,
                           samples_t *samples);
 
@@ -95,12 +88,12 @@ static int plan_read(int count, char **arguments, plan_t *plan)
         case 'n': plan->repeats = (uint32_t)atoi(optarg); break;
         default: return 2;
         }
-    if (plan->rank_count - 1 >= RANKS_MAX || plan->layers == 0 ||
+    if (plan->rank_count - 1 >= DISPATCH_RANKS_MAX || plan->layers == 0 ||
         plan->steps == 0 || plan->repeats - 1 >= REPEATS_MAX) {
         fprintf(stderr,
                 "dispatch: 1 to %d ranks, 1 to %d repeats, layers and steps "
                 "from 1\n",
-                RANKS_MAX, REPEATS_MAX);
+                DISPATCH_RANKS_MAX, REPEATS_MAX);
         return 2;
     }
     return 0;
@@ -147,75 +140,7 @@ static int sample(const plan_t *plan, dispatch_setting_t *setting,
                            .latency_us = setting->latency_us,
                            .bandwidth_gbs = plan->bandwidth_gbs};
 
-    return plan->mpi ? sample_mpi(setting, &link, result)
-                     : sample_threads(setting, &link, result);
-}
-
-typedef struct rank_thread {
-    pthread_t thread;
-    const dispatch_setting_t *setting;
-    coterie_transport_t *transport;
-    dispatch_result_t result;
-    int failed;
-} rank_thread_t;
-
-static int sample_threads(dispatch_setting_t *setting,
-                          const coterie_link_t *link,
-                          dispatch_result_t *result)
-{
-    coterie_transport_t *transports[RANKS_MAX];
-    rank_thread_t ranks[RANKS_MAX];
-    int failed = 0;
-
-    if (coterie_transport_open_threads(setting->rank_count, link, transports)) {
-        fprintf(stderr, "dispatch: %s\n", coterie_last_error());
-        return 1;
-    }
-    for (uint32_t r = 0; r < setting->rank_count; r++) {
-        ranks[r] = (rank_thread_t){.setting = setting,
-                                   .transport = transports[r]};
-        pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]);
-    }
-    for (uint32_t r = 0; r < setting->rank_count; r++) {
-        pthread_join(ranks[r].thread, NULL);
-        coterie_transport_close(transports[r]);
-        failed |= ranks[r].failed;
-    }
-    *result = ranks[0].result;
-    return failed;
-}
-
-static int sample_mpi(dispatch_setting_t *setting, const coterie_link_t *link,
-                      dispatch_result_t *result)
-{
-#ifdef HAVE_MPI
-    rank_thread_t self = {.setting = setting};
-
-    if (coterie_transport_open_mpi(setting->rank_count, link,
-                                   &self.transport)) {
-        fprintf(stderr, "dispatch: %s\n", coterie_last_error());
-        return 1;
-    }
-    rank_main(&self);
-    coterie_transport_close(self.transport);
-    *result = self.result;
-    return self.failed;
-#else
-    (void)setting, (void)link, (void)result;
-    fputs("dispatch: built without MPI\n", stderr);
-    return 1;
-#endif
-}
-
-static void *rank_main(void *argument)
-{
-    rank_thread_t *self = argument;
-
-    self->failed = dispatch_measure(self->setting, self->transport,
-                                    &self->result) != COTERIE_OK;
-    if (self->failed)
-        fprintf(stderr, "dispatch: %s\n", coterie_last_error());
-    return NULL;
+    return dispatch_sample(setting, &link, plan->mpi, result);
 }
 
 static void setting_print(const plan_t *plan, const dispatch_setting_t *setting,

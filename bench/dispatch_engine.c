@@ -27,8 +27,6 @@ typedef struct engine {
 
 static coterie_status_t engine_allocate(engine_t *engine);
 static void engine_free(engine_t *engine);
-static coterie_status_t placement_make(const dispatch_setting_t *setting,
-                                       coterie_placement_t **placement_p);
 static coterie_status_t session_open(engine_t *engine,
                                      coterie_transport_t *transport,
                                      const coterie_placement_t *placement,
@@ -40,6 +38,8 @@ static coterie_status_t layers_run(engine_t *engine,
                                    coterie_session_t *session,
                                    uint32_t *last_p);
 static void rows_route(engine_t *engine, uint32_t layer, coterie_rows_t *rows);
+static void sets_choose(const dispatch_setting_t *setting, uint32_t sequence,
+                        uint32_t position, uint32_t layer, int32_t *chosen);
 static void experts_choose(const dispatch_setting_t *setting, uint32_t sequence,
                            uint32_t position, uint32_t layer, int32_t *ids);
 static uint32_t hash(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
@@ -69,7 +69,7 @@ coterie_status_t dispatch_measure(const dispatch_setting_t *setting,
     coterie_status_t status = engine_allocate(&engine);
 
     if (status == COTERIE_OK)
-        status = placement_make(setting, &placement);
+        status = dispatch_placement(setting, &placement);
     if (status == COTERIE_OK)
         status = session_open(&engine, transport, placement, &callbacks,
                               &session);
@@ -98,6 +98,61 @@ out:
     engine_free(&engine);
     free(step_us);
     return status;
+}
+
+coterie_status_t dispatch_placement(const dispatch_setting_t *setting,
+                                    coterie_placement_t **placement_p)
+{
+    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
+
+    options.layer_count = setting->layers;
+    options.expert_count = EXPERTS;
+    options.rank_count = setting->rank_count;
+    return coterie_placement_create(&options, placement_p);
+}
+
+uint32_t dispatch_kv_row_size(void)
+{
+    return KV_ROW_SIZE;
+}
+
+coterie_trace_t *dispatch_trace(const dispatch_setting_t *setting)
+{
+    size_t tokens = (size_t)setting->batch * setting->steps;
+    size_t ids = tokens * setting->layers * K;
+    int16_t *experts = calloc(ids, sizeof(*experts));
+    int16_t *predicted = calloc(ids, sizeof(*predicted));
+    uint64_t *start = calloc(setting->batch + 1, sizeof(*start));
+    coterie_trace_view_t view = {.token_count = tokens,
+                                 .sequence_count = setting->batch,
+                                 .layer_count = setting->layers,
+                                 .expert_count = EXPERTS,
+                                 .k = K,
+                                 .predicted_k = K,
+                                 .experts = experts,
+                                 .predicted = predicted,
+                                 .seq_start = start};
+    coterie_trace_t *trace = NULL;
+
+    for (uint32_t s = 0; start != NULL && s <= setting->batch; s++)
+        start[s] = (uint64_t)s * setting->steps;
+    for (size_t i = 0; experts && predicted && i < ids; i += K) {
+        uint32_t layer = (uint32_t)(i / K % setting->layers);
+        uint32_t token = (uint32_t)(i / K / setting->layers);
+        uint32_t position = 1 + WARM_STEPS + token % setting->steps;
+        int32_t chosen[2 * K];
+        sets_choose(setting, token / setting->steps, position, layer, chosen);
+        for (int k = 0; k < K; k++) {
+            experts[i + (size_t)k] = (int16_t)chosen[k];
+            predicted[i + (size_t)k] = (int16_t)chosen[K + k];
+        }
+    }
+    if (coterie_trace_create(&view, &trace) != COTERIE_OK)
+        trace = NULL;
+    free(experts);
+    free(predicted);
+    free(start);
+    return trace;
 }
 
 static coterie_status_t engine_allocate(engine_t *engine)
@@ -141,17 +196,6 @@ static void engine_free(engine_t *engine)
     free(engine->next);
     free(engine->weights);
     free(engine->kv);
-}
-
-static coterie_status_t placement_make(const dispatch_setting_t *setting,
-                                       coterie_placement_t **placement_p)
-{
-    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT;
-
-    options.layer_count = setting->layers;
-    options.expert_count = EXPERTS;
-    options.rank_count = setting->rank_count;
-    return coterie_placement_create(&options, placement_p);
 }
 
 static coterie_status_t session_open(engine_t *engine,
@@ -248,20 +292,30 @@ static void rows_route(engine_t *engine, uint32_t layer, coterie_rows_t *rows)
     for (uint32_t i = 0; i < rows->count; i++) {
         uint32_t sequence = (uint32_t)rows->sequence[i];
         uint32_t position = (uint32_t)rows->position[i];
-        uint32_t draw = hash(sequence, position, layer, 7) % 100;
+        int32_t chosen[2 * K];
 
-        experts_choose(setting, sequence, position, layer,
-                       &engine->ids[i * K]);
-        experts_choose(setting, sequence, position,
-                       draw < RIGHT_PERCENT ? layer + 1 : layer + 5,
-                       &engine->predicted[i * K]);
-        for (uint32_t k = 0; k < K; k++)
+        sets_choose(setting, sequence, position, layer, chosen);
+        for (uint32_t k = 0; k < K; k++) {
+            engine->ids[i * K + k] = chosen[k];
+            engine->predicted[i * K + k] = chosen[K + k];
             engine->weights[i * K + k] = 0.5f;
+        }
     }
     rows->normed = rows->hidden;
     rows->topk_ids = engine->ids;
     rows->topk_weights = engine->weights;
     rows->predicted = engine->predicted;
+}
+
+/* chosen[2 * K]: a token's experts of a layer, and those predicted next. */
+static void sets_choose(const dispatch_setting_t *setting, uint32_t sequence,
+                        uint32_t position, uint32_t layer, int32_t *chosen)
+{
+    uint32_t draw = hash(sequence, position, layer, 7) % 100;
+
+    experts_choose(setting, sequence, position, layer, chosen);
+    experts_choose(setting, sequence, position,
+                   draw < RIGHT_PERCENT ? layer + 1 : layer + 5, chosen + K);
 }
 
 /* Experts in order: rank r holds EXPERTS / rank_count of them. */

@@ -24,4 +24,18 @@ coterie_status_t dispatch_measure(const dispatch_setting_t *setting,
                                   coterie_transport_t *transport,
                                   dispatch_result_t *result);
 
+enum { DISPATCH_RANKS_MAX = 32 };
+
+/* The same on all ranks: threads of this process, or its MPI world.
+ * @return not 0: failed, and said why */
+int dispatch_sample(const dispatch_setting_t *setting,
+                    const coterie_link_t *link, int mpi,
+                    dispatch_result_t *result);
+
+/* What is decoded, once warm, and where its experts are; for predictions. */
+coterie_trace_t *dispatch_trace(const dispatch_setting_t *setting);
+coterie_status_t dispatch_placement(const dispatch_setting_t *setting,
+                                    coterie_placement_t **placement_p);
+uint32_t dispatch_kv_row_size(void);
+
 #endif

@@ -1,5 +1,5 @@
 # Benchmarks: built with everything else, run by hand; see bench/README.md.
-noinst_PROGRAMS += bench/alltoall bench/dispatch bench/kernels
+noinst_PROGRAMS += bench/alltoall bench/costmodel bench/dispatch bench/kernels
 bench_kernels_SOURCES = bench/bench.h bench/kernels.c \
 	bench/kernels_layer.c bench/kernels_layer.h bench/limits.c \
 	bench/limits.h bench/peer.h bench/peer_openblas.c
@@ -22,8 +22,11 @@ bench_peer_ik_la_CPPFLAGS = -DPEER_IK $(IK_CFLAGS)
 bench_peer_ik_la_LDFLAGS = $(bench_module_flags)
 bench_peer_ik_la_LIBADD = $(IK_LIBS)
 bench_dispatch_SOURCES = bench/bench.h bench/dispatch.c \
-	bench/dispatch_engine.c bench/dispatch_engine.h
+	bench/dispatch_engine.c bench/dispatch_engine.h bench/dispatch_ranks.c
 bench_dispatch_LDADD = libcoterie.la
+bench_costmodel_SOURCES = bench/bench.h bench/costmodel.c \
+	bench/dispatch_engine.c bench/dispatch_engine.h bench/dispatch_ranks.c
+bench_costmodel_LDADD = libcoterie.la
 # Static, since it measures what the library does not export.
 bench_alltoall_SOURCES = bench/alltoall.c
 bench_alltoall_CFLAGS = $(AM_CFLAGS) $(MPI_CFLAGS)
@@ -31,6 +34,7 @@ bench_alltoall_LDFLAGS = $(AM_LDFLAGS) -static
 bench_alltoall_LDADD = libcoterie.la
 if HAVE_MPI
 bench_dispatch_LDADD += libcoterie-mpi.la
+bench_costmodel_LDADD += libcoterie-mpi.la
 bench_alltoall_LDADD += libcoterie-mpi.la $(MPI_LIBS)
 endif
 # Static for the same reason.
