@@ -40,6 +40,9 @@ static void power_decode(const uint8_t *codes, uint32_t count,
 static void blocks_encode(coterie_band_t *band, const float *values);
 static void blocks_decode(const coterie_band_t *band, float *values);
 static float largest_of(const float *x, uint32_t count);
+static inline float larger(float a, float b);
+static inline float lesser(float a, float b);
+static inline int rounded(float x);
 static float inverse_of(float scale);
 static bool all_finite(const float *x, uint64_t count);
 
@@ -53,14 +56,15 @@ static const struct kind {
     [COTERIE_DTYPE_F16] = {2, 0, 0, NULL, NULL},
     [COTERIE_DTYPE_BF16] = {2, 0, 0, NULL, NULL},
     [COTERIE_DTYPE_INT8] = {1, 0, 4, row_encode, row_decode},
-    [COTERIE_DTYPE_INT8_GROUP] = {1, COTERIE_GROUP, 2, group_encode,
+    [COTERIE_DTYPE_INT8_GROUP] = {1, COTERIE_PANEL_GROUP, 2, group_encode,
                                   group_decode},
-    [COTERIE_DTYPE_INT4] = {1, COTERIE_GROUP, 2, nibbles_encode,
+    [COTERIE_DTYPE_INT4] = {1, COTERIE_PANEL_GROUP, 2, nibbles_encode,
                             nibbles_decode},
-    [COTERIE_DTYPE_INT4_ZERO] = {1, COTERIE_GROUP, 4, zero_encode,
+    [COTERIE_DTYPE_INT4_ZERO] = {1, COTERIE_PANEL_GROUP, 4, zero_encode,
                                  zero_decode},
     [COTERIE_DTYPE_FP8] = {1, 0, 4, NULL, NULL},
-    [COTERIE_DTYPE_MXFP4] = {1, COTERIE_GROUP, 1, power_encode, power_decode},
+    [COTERIE_DTYPE_MXFP4] = {1, COTERIE_PANEL_GROUP, 1, power_encode,
+                             power_decode},
 };
 
 uint32_t coterie_band_element(uint32_t dtype)
@@ -74,7 +78,7 @@ uint64_t coterie_band_scales(uint32_t dtype, uint32_t rows, uint32_t in)
     uint64_t scales = rows;
 
     if (dtype == COTERIE_DTYPE_FP8)
-        scales = ((uint64_t)in + COTERIE_BLOCK - 1) / COTERIE_BLOCK;
+        scales = ((uint64_t)in + COTERIE_FP8_BLOCK - 1) / COTERIE_FP8_BLOCK;
     else if (kind->group != 0)
         scales *= in / kind->group;
     return scales * kind->scale;
@@ -185,7 +189,7 @@ static bool row_encode(const float *x, uint32_t count, uint8_t *codes,
 
     memcpy(scale, &step, sizeof(step));
     for (uint32_t i = 0; i < count; i++)
-        codes[i] = (uint8_t)(int8_t)roundf(x[i] * inverse);
+        codes[i] = (uint8_t)rounded(x[i] * inverse);
     return true;
 }
 
@@ -239,7 +243,7 @@ static bool nibbles_encode(const float *x, uint32_t count, uint8_t *codes,
     half = coterie_f16_of(step);
     memcpy(scale, &half, sizeof(half));
     for (uint32_t i = 0; i < count; i++)
-        codes[i] = (uint8_t)fminf(x[i] * inverse + 8.5f, 15);
+        codes[i] = (uint8_t)lesser(x[i] * inverse + 8.5f, 15);
     return isfinite(coterie_f16_value(half));
 }
 
@@ -262,8 +266,8 @@ static bool zero_encode(const float *x, uint32_t count, uint8_t *codes,
     uint16_t halves[2];
 
     for (uint32_t i = 1; i < count; i++) {
-        least = fminf(least, x[i]);
-        most = fmaxf(most, x[i]);
+        least = lesser(least, x[i]);
+        most = larger(most, x[i]);
     }
     step = (most - least) / 15;
     inverse = inverse_of(step);
@@ -271,7 +275,7 @@ static bool zero_encode(const float *x, uint32_t count, uint8_t *codes,
     halves[1] = coterie_f16_of(least);
     memcpy(scale, halves, sizeof(halves));
     for (uint32_t i = 0; i < count; i++)
-        codes[i] = (uint8_t)fminf((x[i] - least) * inverse + 0.5f, 15);
+        codes[i] = (uint8_t)lesser((x[i] - least) * inverse + 0.5f, 15);
     return isfinite(coterie_f16_value(halves[0])) &&
            isfinite(coterie_f16_value(halves[1]));
 }
@@ -324,15 +328,16 @@ static void blocks_encode(coterie_band_t *band, const float *values)
     uint8_t *codes = band->elements;
     float *scales = band->scales;
 
-    for (uint32_t begin = 0; begin < band->in; begin += COTERIE_BLOCK) {
+    for (uint32_t begin = 0; begin < band->in; begin += COTERIE_FP8_BLOCK) {
         uint32_t left = band->in - begin;
-        uint32_t width = left < COTERIE_BLOCK ? left : COTERIE_BLOCK;
+        uint32_t width = left < COTERIE_FP8_BLOCK ? left : COTERIE_FP8_BLOCK;
         float largest = 0, step;
         for (uint32_t r = 0; r < band->rows; r++)
-            largest = fmaxf(largest,
-                            largest_of(values + (size_t)r * band->in + begin,
-                                       width));
-        scales[begin / COTERIE_BLOCK] = step = largest / most;
+            largest =
+                larger(largest, largest_of(values + (size_t)r * band->in +
+                                               begin,
+                                           width));
+        scales[begin / COTERIE_FP8_BLOCK] = step = largest / most;
         for (uint32_t r = 0; r < band->rows; r++)
             for (uint32_t i = begin; i < begin + width; i++) {
                 size_t at = (size_t)r * band->in + i;
@@ -351,7 +356,7 @@ static void blocks_decode(const coterie_band_t *band, float *values)
         for (uint32_t i = 0; i < band->in; i++) {
             size_t at = (size_t)r * band->in + i;
             values[at] =
-                coterie_e4m3_value(codes[at]) * scales[i / COTERIE_BLOCK];
+                coterie_e4m3_value(codes[at]) * scales[i / COTERIE_FP8_BLOCK];
         }
 }
 
@@ -360,8 +365,28 @@ static float largest_of(const float *x, uint32_t count)
     float largest = 0;
 
     for (uint32_t i = 0; i < count; i++)
-        largest = fmaxf(largest, fabsf(x[i]));
+        largest = larger(largest, fabsf(x[i]));
     return largest;
+}
+
+/* Of finite numbers: one instruction, where fmaxf is a call. */
+static inline float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+static inline float lesser(float a, float b)
+{
+    return a < b ? a : b;
+}
+
+/* roundf, which is a call, too: halves go away from zero. */
+static inline int rounded(float x)
+{
+    int whole = (int)x;
+    float rest = x - (float)whole;
+
+    return whole + (rest >= 0.5f) - (rest <= -0.5f);
 }
 
 /* A step too small to have an inverse is one that f16 has as zero: so are its

@@ -10,13 +10,10 @@
  * INT4_ZERO   gguf q4_1: w = q scale + minimum
  * FP8         DeepSeek-V3: e4m3fn, w = q scale, scale of 128 x 128 elements
  * MXFP4       OCP microscaling 1.0: e2m1 times a power of two (e8m0) */
-#include <coterie/status.h>
+#include <coterie/ffn.h>
 
-enum {
-    COTERIE_GROUP = 32,      /* elements along `in` that share a scale */
-    COTERIE_BAND_ROWS = 128, /* rows of a band, at most: an FP8 block's */
-    COTERIE_BLOCK = 128      /* elements of an FP8 block, each way */
-};
+/* Rows of a band, at most: an FP8 block's share a scale. */
+enum { COTERIE_BAND_ROWS = COTERIE_FP8_BLOCK };
 
 /* Scales by dtype: INT8 float [rows]; INT8_GROUP, INT4 f16 [rows, groups];
  * INT4_ZERO f16 [rows, groups, 2], the scale and the minimum; MXFP4 e8m0

@@ -29,14 +29,15 @@ void coterie_widen_blocks(uint64_t rows, uint64_t columns,
                           const float *scales, float *out)
 {
     const uint64_t count = rows * columns;
-    const uint64_t blocks = (columns + COTERIE_BLOCK - 1) / COTERIE_BLOCK;
+    const uint64_t blocks =
+        (columns + COTERIE_FP8_BLOCK - 1) / COTERIE_FP8_BLOCK;
     const unsigned char *in =
         (const unsigned char *)out + count * (sizeof(*out) - 1);
 
     for (uint64_t i = 0; i < count; i++) {
         uint64_t row = i / columns, column = i % columns;
-        float scale = scales[row / COTERIE_BLOCK * blocks +
-                             column / COTERIE_BLOCK];
+        float scale = scales[row / COTERIE_FP8_BLOCK * blocks +
+                             column / COTERIE_FP8_BLOCK];
         float wide = coterie_e4m3_value(in[i]) * scale;
         memcpy((unsigned char *)out + i * sizeof(wide), &wide, sizeof(wide));
     }

@@ -182,8 +182,8 @@ static coterie_status_t fused_blocks_find(const coterie_tensors_t *tensors,
 
     blocks.rank = 4;
     blocks.shape[1] = m->rows;
-    blocks.shape[2] = m->in / COTERIE_GROUP;
-    blocks.shape[3] = COTERIE_GROUP / 2;
+    blocks.shape[2] = m->in / COTERIE_PANEL_GROUP;
+    blocks.shape[3] = COTERIE_PANEL_GROUP / 2;
     scales = blocks;
     scales.rank = 3;
     m->dtype = COTERIE_DTYPE_MXFP4;
@@ -261,11 +261,11 @@ static void rows_take(const coterie_matrix_t *m, const slices_t *s,
                       uint32_t first, coterie_band_t *band)
 {
     const uint64_t size = (uint64_t)m->in * coterie_band_element(m->dtype);
-    const uint64_t groups = m->in / COTERIE_GROUP;
+    const uint64_t groups = m->in / COTERIE_PANEL_GROUP;
 
     if (m->dtype == COTERIE_DTYPE_FP8) {
         uint64_t scales = coterie_band_scales(m->dtype, band->rows, m->in);
-        memcpy(band->scales, s->scale + first / COTERIE_BLOCK * scales,
+        memcpy(band->scales, s->scale + first / COTERIE_FP8_BLOCK * scales,
                scales);
     }
     for (uint32_t r = 0; r < band->rows; r++) {

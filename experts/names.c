@@ -178,7 +178,7 @@ void coterie_names_scale(const coterie_tensor_spec_t *weight,
     scale->rank = weight->rank;
     for (uint32_t i = 0; i < weight->rank; i++)
         scale->shape[i] =
-            (weight->shape[i] + COTERIE_BLOCK - 1) / COTERIE_BLOCK;
+            (weight->shape[i] + COTERIE_FP8_BLOCK - 1) / COTERIE_FP8_BLOCK;
 }
 
 coterie_status_t coterie_names_find(const coterie_tensors_t *tensors,

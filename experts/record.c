@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <coterie/ffn.h>
-
 #include "base/error.h"
 #include "experts/record.h"
 
@@ -53,13 +51,13 @@ coterie_status_t coterie_expert_format_init(
     uint64_t bias = config->expert_bias ? sizeof(float) : 0;
 
     if (is_grouped(dtype) &&
-        (hidden % COTERIE_GROUP != 0 || ffn % COTERIE_GROUP != 0))
+        (hidden % COTERIE_PANEL_GROUP != 0 || ffn % COTERIE_PANEL_GROUP != 0))
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: hidden %u and expert ffn %u cannot be %s, "
                             "which has groups of %d: both must be multiples "
                             "of that; int8 and fp8 take any",
                             what, hidden, ffn, coterie_dtype_name(dtype),
-                            COTERIE_GROUP);
+                            COTERIE_PANEL_GROUP);
     f.gate_offset = place_take(&at, inner);
     f.up_offset = place_take(&at, inner);
     f.down_offset = place_take(&at, coterie_panels_size(dtype, hidden, ffn));
@@ -240,7 +238,7 @@ static void scales_get(const coterie_band_t *band, const unsigned char *panels)
 {
     const size_t size = band->dtype == COTERIE_DTYPE_MXFP4 ? 1 : 2;
     const size_t groups =
-        (size_t)band->in / COTERIE_GROUP * halves_of(band->dtype);
+        (size_t)band->in / COTERIE_PANEL_GROUP * halves_of(band->dtype);
 
     for (size_t r = 0; r < band->rows; r++)
         for (size_t g = 0; g < groups; g++) {

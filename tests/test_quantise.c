@@ -15,7 +15,7 @@
 
 /* The matrix that other people's code quantised (tests/data/make_formats.py),
  * and what it made of it. */
-enum { ROWS = 136, COLUMNS = 160, GROUPS = COLUMNS / COTERIE_GROUP };
+enum { ROWS = 136, COLUMNS = 160, GROUPS = COLUMNS / COTERIE_PANEL_GROUP };
 
 static const uint32_t all_dtypes[] = {
     COTERIE_DTYPE_F32,       COTERIE_DTYPE_F16,  COTERIE_DTYPE_BF16,
@@ -75,14 +75,14 @@ static size_t gguf_block(const coterie_band_t *band, size_t group,
                          uint8_t *block)
 {
     size_t scale =
-        coterie_band_scales(band->dtype, 1, COTERIE_GROUP), half = 16;
+        coterie_band_scales(band->dtype, 1, COTERIE_PANEL_GROUP), half = 16;
     const uint8_t *codes =
-        (const uint8_t *)band->elements + group * COTERIE_GROUP;
+        (const uint8_t *)band->elements + group * COTERIE_PANEL_GROUP;
 
     memcpy(block, (const char *)band->scales + group * scale, scale);
     if (band->dtype == COTERIE_DTYPE_INT8_GROUP) {
-        memcpy(block + scale, codes, COTERIE_GROUP);
-        return scale + COTERIE_GROUP;
+        memcpy(block + scale, codes, COTERIE_PANEL_GROUP);
+        return scale + COTERIE_PANEL_GROUP;
     }
     for (size_t i = 0; i < half; i++)
         block[scale + i] = (uint8_t)(codes[i] | codes[i + half] << 4);
@@ -93,7 +93,7 @@ static void expect_gguf(uint32_t dtype, const char *key)
 {
     coterie_npy_t right = array(key, "");
     coterie_band_t band = encoded(dtype, 0, COTERIE_BAND_ROWS);
-    uint8_t block[COTERIE_GROUP + 4];
+    uint8_t block[COTERIE_PANEL_GROUP + 4];
 
     for (size_t i = 0; i < COTERIE_BAND_ROWS * GROUPS; i++) {
         size_t size = gguf_block(&band, i, block);
@@ -156,7 +156,7 @@ Test(quantise, gives_the_codes_and_scales_that_torch_does_for_fp8)
                                     codes.data + first * COLUMNS,
                                     rows * COLUMNS)));
         cr_expect(eq(int, 0, memcmp(band.scales,
-                                    scales.data + first / COTERIE_BLOCK * 8,
+                                    scales.data + first / COTERIE_FP8_BLOCK * 8,
                                     8)));
         coterie_band_clear(&band);
     }

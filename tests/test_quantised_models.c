@@ -120,13 +120,14 @@ Test(quantised, deepseek_v3_gives_its_other_tensors_decoded)
     for (size_t i = 0; i < ROWS * COLUMNS; i++)
         cr_assert(eq(flt, found[i],
                      coterie_e4m3_value(codes[i]) *
-                         scales[i / COLUMNS / COTERIE_BLOCK]));
+                         scales[i / COLUMNS / COTERIE_FP8_BLOCK]));
     close_all(&o);
 }
 
 Test(quantised, gpt_oss_keeps_its_mxfp4_bit_for_bit)
 {
-    enum { HIDDEN = 64, FFN = 32, GROUPS = HIDDEN / COTERIE_GROUP, EXPERT = 4 };
+    enum { HIDDEN = 64, FFN = 32, EXPERT = 4 };
+    enum { GROUPS = HIDDEN / COTERIE_PANEL_GROUP };
     opened_t o = open_all("gpt-oss", 1, EXPERT);
     const uint8_t *blocks =
         tensor_of(&o, "model.layers.1.mlp.experts.gate_up_proj_blocks") +

@@ -122,7 +122,7 @@ Test(record, puts_the_scales_of_a_group_side_by_side)
 {
     coterie_expert_format_t format = format_of(COTERIE_DTYPE_INT4_ZERO);
     coterie_record_part_t p = coterie_record_part(&format, 0);
-    uint32_t groups = p.in / COTERIE_GROUP;
+    uint32_t groups = p.in / COTERIE_PANEL_GROUP;
     char *record = calloc(1, format.record_size);
     const uint16_t *found = (const uint16_t *)(record + p.scales);
     coterie_band_t band;
