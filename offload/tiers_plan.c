@@ -1,8 +1,8 @@
 /* Which reads are worth beginning before anybody needs them. A right guess
- * spares somebody a read. A wrong one displaces other reads, as far as the drive
- * is busy, and work of the processor and memory, and an expert that may be
- * needed had to leave for it. So a guess is worth its chance's odds against all
- * that, measured in reads. Where routing cannot be predicted, no chance is high
+ * spares somebody a read. A wrong one displaces other reads, as far as the
+ * drive is busy, and work of the processor and memory, and an expert that may
+ * be needed had to leave for it. So a guess is worth its chance's odds against
+ * all that, measured in reads. Where routing cannot be predicted, no chance is high
  * enough. */
 #include "config.h"
 

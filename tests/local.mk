@@ -48,6 +48,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_container.c \
 	tests/test_doctor.c \
 	tests/test_foresight.c \
+	tests/test_tier_memory.c \
 	tests/test_stripes.c \
 	tests/test_quantise.c \
 	tests/test_record.c \

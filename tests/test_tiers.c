@@ -26,8 +26,6 @@ static unsigned char *records[ITEMS]; /* what they should be */
 static void store_open(void);
 static void store_close(void);
 static coterie_tiers_t *tiers_of(uint64_t experts, coterie_policy_kind_t kind);
-static coterie_tiers_t *with_host(uint64_t fast, uint64_t host);
-static void foretell(coterie_tiers_t *tiers);
 static coterie_status_t create(uint64_t budget, double percent,
                                uint32_t policy, const coterie_model_t *from);
 static coterie_tiers_counts_t counts_of(coterie_tiers_t *tiers);
@@ -122,45 +120,6 @@ Test(tiers, refuses_a_store_that_was_replaced)
     file_save(path, data, size);
     free(data);
     cr_expect(eq(int, COTERIE_ERR_MISMATCH, create(1 << 20, 0, 0, model)));
-}
-
-Test(tiers, compute_in_host_memory_what_is_beyond_the_budget)
-{
-    coterie_tiers_t *tiers = with_host(2, 3);
-    const coterie_speeds_t alike = {9, 9, 1, 5};
-    coterie_tiers_counts_t counts;
-
-    coterie_tiers_speeds(tiers, &alike);
-    for (int round = 0; round < 2; round++)
-        for (uint32_t item = 0; item < 5; item++)
-            use_one(tiers, item);
-    counts = counts_of(tiers);
-    cr_expect(eq(u64, 5, counts.demand_reads));
-    cr_expect(eq(u64, 5 * record_size, counts.resident_most));
-    cr_expect(eq(u64, 2 * record_size, counts.budget));
-    cr_expect(eq(u64, 3 * record_size, counts.host_budget));
-    cr_expect(eq(u64, 6, counts.computed_in_host));
-    cr_expect(zero(u64, counts.moved_to_fast));
-    coterie_tiers_destroy(tiers);
-}
-
-Test(tiers, move_to_fast_memory_what_is_worth_two_copies)
-{
-    const coterie_speeds_t dear = {1, 2, 1, 100}, cheap = {1, 900, 1, 1};
-    coterie_tiers_t *tiers = with_host(1, 3);
-
-    for (uint32_t item = 0; item < 4; item++)
-        use_one(tiers, item);
-    foretell(tiers);
-    coterie_tiers_speeds(tiers, &dear);
-    use_one(tiers, 3);
-    cr_expect(zero(u64, counts_of(tiers).moved_to_fast));
-    coterie_tiers_speeds(tiers, &cheap);
-    use_one(tiers, 3);
-    cr_expect(eq(u64, 1, counts_of(tiers).moved_to_fast));
-    for (uint32_t item = 0; item < ITEMS; item++)
-        use_one(tiers, item); /* each is still itself */
-    coterie_tiers_destroy(tiers);
 }
 
 Test(tiers, hits_what_it_holds)
@@ -455,41 +414,6 @@ static coterie_tiers_t *tiers_of(uint64_t experts, coterie_policy_kind_t kind)
     for (uint32_t item = 0; item < ITEMS; item++)
         coterie_tiers_serve(tiers, item);
     return tiers;
-}
-
-static coterie_tiers_t *with_host(uint64_t fast, uint64_t host)
-{
-    coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
-    coterie_tiers_t *tiers = NULL;
-
-    options.budget = fast * record_size;
-    options.host_budget = host * record_size;
-    cr_assert(eq(int, COTERIE_OK,
-                 coterie_tiers_create(model, &options, &tiers)), "%s",
-              coterie_last_error());
-    for (uint32_t item = 0; item < ITEMS; item++)
-        coterie_tiers_serve(tiers, item);
-    return tiers;
-}
-
-/* A sequence that always chooses expert 3 at every layer, and never 0. */
-static void foretell(coterie_tiers_t *tiers)
-{
-    int32_t sequence = 0, position, ids[2] = {3, 1};
-    coterie_sight_t rows = {.count = 1,
-                            .k = 2,
-                            .sequence = &sequence,
-                            .position = &position,
-                            .experts = ids};
-
-    for (position = 0; position < 60; position++)
-        for (rows.layer = 0; rows.layer < LAYERS; rows.layer++) {
-            rows.turn = (uint64_t)position;
-            ids[1] = 1 + position % 2;
-            while (!coterie_tiers_watch(tiers, &rows))
-                usleep(1000);
-        }
-    usleep(50000); /* until all of it is heard */
 }
 
 /* Expects nothing to be created. */
