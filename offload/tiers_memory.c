@@ -80,12 +80,12 @@ void coterie_item_choose(coterie_tiers_t *tiers, uint32_t item, uint32_t rows)
     double copy = speeds->copy_ns * COPIES, uses, other_uses;
     uint32_t other;
 
-    if (tiers->fast_policy == NULL || speeds->copy_ns <= 0 ||
+    if (tiers->fast_policy == NULL ||
         tiers->items[item].slot < tiers->fast_count)
         return;
     tiers->computed_in_host++;
     other = coterie_policy_victim(tiers->fast_policy);
-    if (other == COTERIE_POLICY_NONE)
+    if (other == COTERIE_POLICY_NONE || speeds->copy_ns <= 0)
         return;
     uses = 1 / fmax(1 - (double)tiers->items[item].chance, 1e-3);
     other_uses = 1 / fmax(1 - (double)tiers->items[other].chance, 1e-3);
