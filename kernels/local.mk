@@ -7,7 +7,8 @@ libcoterie_la_SOURCES += kernels/machine.c kernels/pool.c kernels/pool.h \
 	kernels/cpu/expert.h kernels/cpu/expert_pool.c \
 	kernels/cpu/isa.c kernels/cpu/panel.h kernels/cpu/panel_pack.c \
 	kernels/cpu/panel_product.c kernels/cpu/panel_tables.h \
-	kernels/cpu/panel_tile.h kernels/cpu/panels.c \
+	kernels/cpu/panel_tile.h kernels/cpu/panel_words.h \
+	kernels/cpu/panels.c \
 	kernels/cpu/portable.c kernels/cpu/product.c \
 	kernels/cpu/router.c kernels/cpu/tile.h kernels/cpu/vec512.h \
 	kernels/cpu/wire.c kernels/cpu/wire_rows.h

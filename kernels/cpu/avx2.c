@@ -270,6 +270,49 @@ VEC vec_t vec_load_e8m0(const char *from)
         raw_or_raw(raw_shift_left(wide, 23), raw_and(odd, 1 << 22)));
 }
 
+VEC float vec_largest(vec_t a, vec_t b)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const __m256 low = _mm256_max_ps(_mm256_andnot_ps(sign, a.low),
+                                     _mm256_andnot_ps(sign, a.high));
+    const __m256 high = _mm256_max_ps(_mm256_andnot_ps(sign, b.low),
+                                      _mm256_andnot_ps(sign, b.high));
+    const __m256 all = _mm256_max_ps(low, high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(all),
+                                   _mm256_extractf128_ps(all, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Whole numbers from -127 to 127. */
+VEC void vec_store_bytes(char *to, vec_t v)
+{
+    const __m256i halves = _mm256_permute4x64_epi64(
+        _mm256_packs_epi32(_mm256_cvtps_epi32(v.low),
+                           _mm256_cvtps_epi32(v.high)),
+        0xd8);
+    _mm_storeu_si128((void *)to,
+                     _mm_packs_epi16(_mm256_castsi256_si128(halves),
+                                     _mm256_extracti128_si256(halves, 1)));
+}
+
+VEC __m256 round_bf16(__m256 x)
+{
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd =
+        _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i near = _mm256_add_epi32(
+        bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256 rounded = _mm256_castsi256_ps(
+        _mm256_and_si256(near, _mm256_set1_epi32((int)0xffff0000)));
+    return _mm256_blendv_ps(rounded, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+VEC vec_t vec_round_bf16(vec_t v)
+{
+    return (vec_t){round_bf16(v.low), round_bf16(v.high)};
+}
+
 VEC __m256i dot_half(__m256i sum, __m256i weights, __m256i x)
 {
     const __m256i even = _mm256_madd_epi16(
@@ -310,8 +353,10 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 2),             \
                 PANEL_KIND(words, dtype, 2, 1),                           \
                 PANEL_KIND(words, dtype, 3, 1))
-#define TABLE_F32 coterie_avx2_f32
-#define TABLE_INT8 coterie_avx2_int8
-#include "kernels/cpu/panel_tile.h"
+#define TABLE_F32 coterie_table_avx2_f32
+#define PANEL_DOT raw_dot
+#define TABLE_INT8 coterie_table_avx2_int8
+#define GROUP_F32 coterie_group_avx2_f32
+#define GROUP_INT8 coterie_group_avx2_int8
 #include "kernels/cpu/panel_tables.h"
 #endif

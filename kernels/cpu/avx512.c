@@ -40,8 +40,10 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
 }
 
-#define TABLE_F32 coterie_avx512_f32
-#define TABLE_INT8 coterie_avx512_int8
-#include "kernels/cpu/panel_tile.h"
+#define TABLE_F32 coterie_table_avx512_f32
+#define PANEL_DOT raw_dot
+#define TABLE_INT8 coterie_table_avx512_int8
+#define GROUP_F32 coterie_group_avx512_f32
+#define GROUP_INT8 coterie_group_avx512_int8
 #include "kernels/cpu/panel_tables.h"
 #endif

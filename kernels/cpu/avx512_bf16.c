@@ -120,12 +120,35 @@ VEC vec_t vec_dot_pair(vec_t sum, raw_t pair, const char *word)
 
 #define PANEL_PAIR raw_pair
 #define PANEL_DOT_PAIR vec_dot_pair
-#define TABLE_BF16 coterie_bf16_bf16
-VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
+#define TWO(i, of) (i), (i) + (of)
+#define ORDER_4(i) TWO(i, 2), TWO((i) + 1, 2)
+#define ORDER_8(i) TWO(i, 2), TWO((i) + 4, 2), TWO((i) + 1, 2), TWO((i) + 5, 2)
+
+/* To bf16, in the order in which vectors of weights hold their elements. */
+TARGET void coterie_group_avx512_bf16_bf16(
+    const coterie_panel_method_t *method, const float *x, uint32_t *words,
+    float span[2])
 {
-    (void)weights, (void)word;
-    return sum;
+    static const uint16_t order[3][COTERIE_PANEL_GROUP] = {
+        {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+         16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31},
+        {ORDER_4(0), ORDER_4(4), ORDER_4(8), ORDER_4(12), ORDER_4(16),
+         ORDER_4(20), ORDER_4(24), ORDER_4(28)},
+        {ORDER_8(0), ORDER_8(8), ORDER_8(16), ORDER_8(24)}};
+    const uint32_t elements = coterie_panel_elements(method->dtype);
+    const vec_t first = vec_load(x), second = vec_load(x + COTERIE_LANES);
+    const raw_t narrow = (raw_t)_mm512_cvtne2ps_pbh(second, first);
+
+    _mm512_storeu_si512(
+        words, _mm512_permutexvar_epi16(raw_load(order[elements / 4]), narrow));
+    span[0] = 0;
+    if (method->dtype == COTERIE_DTYPE_INT4_ZERO)
+        span[1] = vec_sum(
+            vec_add(vec_round_bf16(first), vec_round_bf16(second)));
 }
-#include "kernels/cpu/panel_tile.h"
+
+#define PANEL_PAIR raw_pair
+#define PANEL_DOT_PAIR vec_dot_pair
+#define TABLE_BF16 coterie_table_avx512_bf16_bf16
 #include "kernels/cpu/panel_tables.h"
 #endif

@@ -15,7 +15,8 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
     return _mm512_dpbusd_epi32(sum, weights, raw_set_from(word));
 }
 
-#define TABLE_INT8 coterie_vnni_int8
-#include "kernels/cpu/panel_tile.h"
+#define PANEL_DOT raw_dot
+#define TABLE_INT8 coterie_table_avx512_vnni_int8
+#define GROUP_INT8 coterie_group_avx512_vnni_int8
 #include "kernels/cpu/panel_tables.h"
 #endif

@@ -90,11 +90,22 @@ extern const coterie_cpu_ops_t coterie_cpu_avx2;
 extern const coterie_cpu_ops_t coterie_cpu_avx512;
 #endif
 
-extern const coterie_panel_table_t coterie_portable_f32, coterie_portable_int8;
+/* What an instruction set has for x in some words. */
+#define COTERIE_PANELS_DECLARE(isa, words)                             \
+    extern const coterie_panel_table_t coterie_table_##isa##_##words;  \
+    void coterie_group_##isa##_##words(                                \
+        const coterie_panel_method_t *method, const float *x,          \
+        uint32_t *to, float span[2]);
+
+COTERIE_PANELS_DECLARE(portable, f32)
+COTERIE_PANELS_DECLARE(portable, int8)
 #if defined(__x86_64__)
-extern const coterie_panel_table_t coterie_avx2_f32, coterie_avx2_int8,
-    coterie_avx512_f32, coterie_avx512_int8, coterie_vnni_int8,
-    coterie_bf16_bf16;
+COTERIE_PANELS_DECLARE(avx2, f32)
+COTERIE_PANELS_DECLARE(avx2, int8)
+COTERIE_PANELS_DECLARE(avx512, f32)
+COTERIE_PANELS_DECLARE(avx512, int8)
+COTERIE_PANELS_DECLARE(avx512_vnni, int8)
+COTERIE_PANELS_DECLARE(avx512_bf16, bf16)
 #endif
 
 /* Those in use. */

@@ -18,24 +18,33 @@ typedef struct choice {
     coterie_cpu_panels_t panels;
 } choice_t;
 
+#define TABLE(isa, words) &coterie_table_##isa##_##words
+#define GROUP(isa, words) coterie_group_##isa##_##words
+
 /* Each has what those before it have. */
 static const choice_t choices[] = {
     {"portable",
      &coterie_cpu_portable,
-     {{&coterie_portable_f32, NULL, &coterie_portable_int8}}},
+     {{TABLE(portable, f32), NULL, TABLE(portable, int8)},
+      {GROUP(portable, f32), NULL, GROUP(portable, int8)}}},
 #if defined(__x86_64__)
     {"avx2",
      &coterie_cpu_avx2,
-     {{&coterie_avx2_f32, NULL, &coterie_avx2_int8}}},
+     {{TABLE(avx2, f32), NULL, TABLE(avx2, int8)},
+      {GROUP(avx2, f32), NULL, GROUP(avx2, int8)}}},
     {"avx512",
      &coterie_cpu_avx512,
-     {{&coterie_avx512_f32, NULL, &coterie_avx512_int8}}},
+     {{TABLE(avx512, f32), NULL, TABLE(avx512, int8)},
+      {GROUP(avx512, f32), NULL, GROUP(avx512, int8)}}},
     {"avx512-vnni",
      &coterie_cpu_avx512,
-     {{&coterie_avx512_f32, NULL, &coterie_vnni_int8}}},
+     {{TABLE(avx512, f32), NULL, TABLE(avx512_vnni, int8)},
+      {GROUP(avx512, f32), NULL, GROUP(avx512_vnni, int8)}}},
     {"avx512-bf16",
      &coterie_cpu_avx512,
-     {{&coterie_avx512_f32, &coterie_bf16_bf16, &coterie_vnni_int8}}},
+     {{TABLE(avx512, f32), TABLE(avx512_bf16, bf16), TABLE(avx512_vnni, int8)},
+      {GROUP(avx512, f32), GROUP(avx512_bf16, bf16),
+       GROUP(avx512_vnni, int8)}}},
 #endif
 };
 

@@ -38,8 +38,7 @@ typedef struct coterie_panel_tile {
     size_t panel_stride; /* bytes */
     const char *scale[COTERIE_PANELS_MAX]; /* likewise, of each panel */
     uint32_t steps;       /* vectors of a panel */
-    uint32_t turn;        /* the step from which ahead[1] is asked for */
-    const char *ahead[2]; /* what will be read later, with the same stride, */
+    const char *ahead;    /* what will be read later, with the same stride, */
     size_t ahead_step;    /* and how fast to ask for it: bytes a step */
     bool add;             /* to y, instead of setting it */
     float *y;
@@ -65,18 +64,28 @@ typedef struct coterie_panel_tiles {
 typedef coterie_panel_tiles_t
     coterie_panel_table_t[COTERIE_DTYPE_MXFP4];
 
-/* By words; where bf16 words have no tiles, their values go as f32. */
-typedef struct coterie_cpu_panels {
-    const coterie_panel_table_t *table[3];
-} coterie_cpu_panels_t;
-
 /* The tiles and words for weights of a dtype and a compute mode. */
-typedef struct coterie_panel_method {
+typedef struct coterie_panel_method coterie_panel_method_t;
+
+/* Makes words of 32 elements, and the two of their span: the scale of int8 x
+ * (else 0), and the sum of x, or what takes the shift of int8 weights off. */
+typedef void (*coterie_panel_group_fn)(const coterie_panel_method_t *method,
+                                       const float *x, uint32_t *words,
+                                       float span[2]);
+
+struct coterie_panel_method {
     coterie_dtype_t dtype;
     coterie_compute_t compute;
     coterie_panel_words_t words;
     const coterie_panel_tiles_t *tiles;
-} coterie_panel_method_t;
+    coterie_panel_group_fn group;
+};
+
+/* By words; where bf16 words have no tiles, their values go as f32. */
+typedef struct coterie_cpu_panels {
+    const coterie_panel_table_t *table[3];
+    coterie_panel_group_fn group[3];
+} coterie_cpu_panels_t;
 
 coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
                                             coterie_dtype_t dtype,
@@ -146,6 +155,21 @@ static inline uint32_t coterie_panel_span(coterie_panel_words_t words,
         return COTERIE_FP8_BLOCK;
     default:
         return words == COTERIE_WORDS_INT8 ? COTERIE_PANEL_GROUP : 0;
+    }
+}
+
+/* What is added to weights of int8 products to make them unsigned. */
+static inline int32_t coterie_panel_shift(coterie_dtype_t dtype)
+{
+    switch (dtype) {
+    case COTERIE_DTYPE_INT4:
+        return 8;
+    case COTERIE_DTYPE_MXFP4:
+        return 12;
+    case COTERIE_DTYPE_INT4_ZERO:
+        return 0;
+    default:
+        return 128;
     }
 }
 

@@ -6,7 +6,7 @@
 
 /* How far ahead of its use a weight is asked for: 8 KiB keeps a core's queue
  * to memory full, measured on Zen 4. */
-enum { AHEAD_STEPS = 8192 / COTERIE_PANEL_VECTOR };
+enum { AHEAD_SIZE = 8192 };
 
 /* A product, and how it is cut: rows into tiles of nearly equal numbers, steps
  * of the inner dimension into blocks. */
@@ -48,6 +48,7 @@ coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
         panels->table[COTERIE_WORDS_BF16] != NULL)
         method.words = COTERIE_WORDS_BF16;
     method.tiles = &(*panels->table[method.words])[dtype - 1];
+    method.group = panels->group[method.words];
     return method;
 }
 
@@ -108,14 +109,8 @@ static void stream(const job_t *job)
         count = least(product->panels - panel, wide);
         for (uint32_t step = 0; step < job->steps; step += job->block) {
             coterie_panel_tile_t tile = tile_at(job, 0, panel, step);
-            const uint32_t left = job->steps - step;
-            tile.ahead[0] = tile.weight + AHEAD_STEPS * COTERIE_PANEL_VECTOR;
+            tile.ahead = tile.weight + AHEAD_SIZE;
             tile.ahead_step = COTERIE_PANEL_VECTOR;
-            if (left < tile.steps + AHEAD_STEPS) {
-                tile.turn = left > AHEAD_STEPS ? left - AHEAD_STEPS : 0;
-                tile.ahead[1] = panel_at(job, panel + count,
-                                         tile.turn + AHEAD_STEPS - left);
-            }
             tile_run(job, product->rows, panel, count, &tile);
         }
     }
@@ -137,8 +132,8 @@ static void compute(const job_t *job)
                 next = panel_at(job, 0, step + job->block);
             for (uint32_t t = 0; t < job->count; t++) {
                 coterie_panel_tile_t tile = tile_at(job, t, panel, step);
-                tile.ahead[0] = next + (size_t)tile.steps * t / job->count *
-                                           COTERIE_PANEL_VECTOR;
+                tile.ahead = next + (size_t)tile.steps * t / job->count *
+                                        COTERIE_PANEL_VECTOR;
                 tile.ahead_step = COTERIE_PANEL_VECTOR / job->count;
                 tile_run(job, (uint32_t)tile.x_rows, panel,
                          least(product->panels - panel, wide), &tile);
@@ -171,7 +166,6 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
         .weight = panel_at(job, panel, step),
         .panel_stride = job->panel_stride,
         .steps = steps,
-        .turn = steps,
         .add = step > 0,
         .y = product->y + first * product->y_stride +
              (size_t)panel * COTERIE_PANEL_OUTPUTS,

@@ -3,6 +3,9 @@
  * dtype), which make tiles and list them as kinds_<words>_<dtype>, and the names
  * of the tables that they provide: TABLE_F32, TABLE_BF16, TABLE_INT8. */
 
+#include "kernels/cpu/panel_tile.h"
+#include "kernels/cpu/panel_words.h"
+
 #define PANEL_KIND(words, dtype, rows, panels) \
     {panels, panel_##words##_##dtype##_##rows##x##panels}
 #define PANEL_KINDS(words, dtype, ...)                                    \

@@ -7,6 +7,11 @@
 #define PANEL_PAIR(weight, dtype, unit) raw_load(weight)
 #define PANEL_DOT_PAIR(sum, raw, word) (sum)
 #endif
+#if !defined(PANEL_DOT) /* no int8 words */
+#define PANEL_DOT(sum, raw, word) (sum)
+#endif
+
+enum { PREFETCH_ROWS = 4 };
 
 typedef struct panel_state {
     vec_t total[PANEL_ROWS][COTERIE_PANELS_MAX]; /* of a block */
@@ -39,8 +44,11 @@ INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e);
 INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
 INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
                          int minimum);
-INLINE const char *panel_span(const coterie_panel_tile_t *tile, size_t span,
-                              int kind, int row);
+INLINE const char *panel_span(const coterie_panel_tile_t *tile,
+                              panel_shape_t shape, size_t span, int kind,
+                              int row);
+INLINE size_t panel_x_rows(const coterie_panel_tile_t *tile,
+                           panel_shape_t shape);
 
 #define PANEL(words, dtype, rows, panels)                                 \
     TARGET static void panel_##words##_##dtype##_##rows##x##panels(       \
@@ -66,35 +74,23 @@ INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
 
 INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape)
 {
-    const uint32_t whole = tile->turn < tile->steps ? tile->turn : tile->steps;
     const uint32_t span_steps = (uint32_t)(shape.span / shape.elements);
     panel_state_t state;
-    size_t span = 0;
     uint32_t step = 0, end;
 
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
             state.total[r][p] = state.sum[r][p] = vec_set(0);
-    for (; step < tile->steps; step = end, span++) {
-        const char *ahead =
-            step < whole
-                ? tile->ahead[0] + step * tile->ahead_step
-                : tile->ahead[1] + (step - whole) * tile->ahead_step;
-        end = step < whole ? whole : tile->steps;
-        if (shape.span > 0) {
-            end = step + span_steps;
-            end = end < tile->steps ? end : tile->steps;
-            panel_clear(tile, shape, span, &state);
-        }
-        for (uint32_t s = step; s < end; s++) {
-            UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-                __builtin_prefetch(ahead + (size_t)p * tile->panel_stride, 0,
-                                   2);
-            ahead += tile->ahead_step;
+    if (shape.span == 0)
+        for (; step < tile->steps; step++)
+            panel_step(tile, shape, step, &state);
+    for (size_t span = 0; step < tile->steps; step = end, span++) {
+        end = step + span_steps;
+        end = end < tile->steps ? end : tile->steps;
+        panel_clear(tile, shape, span, &state);
+        for (uint32_t s = step; s < end; s++)
             panel_step(tile, shape, s, &state);
-        }
-        if (shape.span > 0)
-            panel_fold(tile, shape, span, &state);
+        panel_fold(tile, shape, span, &state);
     }
     panel_finish(tile, shape, &state);
 }
@@ -112,7 +108,7 @@ INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
                 state->dot[r][p] = raw_set(0);
             else
                 state->dot[r][p] =
-                    raw_set_from(panel_span(tile, span, 1, r));
+                    raw_set_from(panel_span(tile, shape, span, 1, r));
 }
 
 /* One vector of weights of each panel. */
@@ -120,8 +116,15 @@ INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t step, panel_state_t *state)
 {
     const char *weight = tile->weight + step * COTERIE_PANEL_VECTOR;
-    const char *x = tile->x + step * (size_t)shape.units * tile->x_rows * 4;
+    const size_t x_rows = panel_x_rows(tile, shape);
+    const char *x = tile->x + step * (size_t)shape.units * x_rows * 4;
 
+    /* A tile of few rows reads fast enough for the processor to see. */
+    if (shape.rows >= PREFETCH_ROWS)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+            __builtin_prefetch(tile->ahead + step * tile->ahead_step +
+                                   (size_t)p * tile->panel_stride,
+                               0, 2);
     UNROLL_ALL for (int i = 0; i < shape.units; i++) {
         /* Of two elements in a bf16 word the second comes first. */
         const int u = shape.words == COTERIE_WORDS_F32
@@ -139,7 +142,7 @@ INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                 raw[p] = panel_bytes(at, shape.dtype, u);
         }
         UNROLL_ALL for (int r = 0; r < shape.rows; r++) {
-            const char *word = x + ((size_t)u * tile->x_rows + (size_t)r) * 4;
+            const char *word = x + ((size_t)u * x_rows + (size_t)r) * 4;
             UNROLL_ALL for (int p = 0; p < shape.panels; p++)
                 if (shape.words == COTERIE_WORDS_F32)
                     state->sum[r][p] =
@@ -149,7 +152,7 @@ INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                         PANEL_DOT_PAIR(state->sum[r][p], raw[p], word);
                 else
                     state->dot[r][p] =
-                        raw_dot(state->dot[r][p], raw[p], word);
+                        PANEL_DOT(state->dot[r][p], raw[p], word);
         }
     }
 }
@@ -177,12 +180,12 @@ INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
                                       : state->sum[r][p];
             vec_t factor;
             if (is_int8)
-                factor = vec_set_from(panel_span(tile, span, 0, r));
+                factor = vec_set_from(panel_span(tile, shape, span, 0, r));
             if (shape.dtype != COTERIE_DTYPE_INT8)
                 factor = is_int8 ? vec_mul(factor, scale[p]) : scale[p];
             *total = vec_fma(sum, factor, *total);
             if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-                *total = vec_fma(vec_set_from(panel_span(tile, span, 1, r)),
+                *total = vec_fma(vec_set_from(panel_span(tile, shape, span, 1, r)),
                                  minimum[p], *total);
         }
 }
@@ -255,9 +258,19 @@ INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
     }
 }
 
-INLINE const char *panel_span(const coterie_panel_tile_t *tile, size_t span,
-                              int kind, int row)
+INLINE const char *panel_span(const coterie_panel_tile_t *tile,
+                              panel_shape_t shape, size_t span, int kind,
+                              int row)
 {
-    return tile->x_spans +
-           ((2 * span + (size_t)kind) * tile->x_rows + (size_t)row) * 4;
+    return tile->x_spans + ((2 * span + (size_t)kind) *
+                                panel_x_rows(tile, shape) +
+                            (size_t)row) * 4;
+}
+
+/* The smallest tile also takes single rows of others. */
+INLINE size_t panel_x_rows(const coterie_panel_tile_t *tile,
+                           panel_shape_t shape)
+{
+    return shape.rows == 1 && shape.panels == 1 ? tile->x_rows
+                                                : (size_t)shape.rows;
 }

@@ -272,6 +272,39 @@ VEC vec_t vec_load_e8m0(const char *from)
     return vec_load(words);
 }
 
+VEC float vec_largest(vec_t a, vec_t b)
+{
+    float largest = 0;
+    for (int i = 0; i < COTERIE_LANES; i++) {
+        const float first = fabsf(a.part[i / 4][i % 4]);
+        const float second = fabsf(b.part[i / 4][i % 4]);
+        largest = first > largest ? first : largest;
+        largest = second > largest ? second : largest;
+    }
+    return largest;
+}
+
+/* Whole numbers from -127 to 127. */
+VEC void vec_store_bytes(char *to, vec_t v)
+{
+    for (int i = 0; i < COTERIE_LANES; i++) {
+        const signed char byte = (signed char)v.part[i / 4][i % 4];
+        memcpy(to + i, &byte, 1);
+    }
+}
+
+VEC vec_t vec_round_bf16(vec_t v)
+{
+    for (int i = 0; i < COTERIE_LANES; i++) {
+        const float x = v.part[i / 4][i % 4];
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof(bits));
+        bits = x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 1 << 22;
+        v.part[i / 4][i % 4] = float_of(bits & 0xffff0000);
+    }
+    return v;
+}
+
 VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 {
     uint8_t bytes[COTERIE_PANEL_VECTOR];
@@ -292,7 +325,9 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),       \
                 PANEL_KIND(words, dtype, 2, 1))
 #define SPANNED WIDE
-#define TABLE_F32 coterie_portable_f32
-#define TABLE_INT8 coterie_portable_int8
-#include "kernels/cpu/panel_tile.h"
+#define TABLE_F32 coterie_table_portable_f32
+#define PANEL_DOT raw_dot
+#define TABLE_INT8 coterie_table_portable_int8
+#define GROUP_F32 coterie_group_portable_f32
+#define GROUP_INT8 coterie_group_portable_int8
 #include "kernels/cpu/panel_tables.h"

@@ -261,6 +261,29 @@ VEC vec_t vec_load_e8m0(const char *from)
     return raw_floats(_mm512_mask_or_epi32(bits, nan, bits, raw_set(1 << 22)));
 }
 
+VEC float vec_largest(vec_t a, vec_t b)
+{
+    return _mm512_reduce_max_ps(
+        _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+}
+
+/* Whole numbers from -127 to 127. */
+VEC void vec_store_bytes(char *to, vec_t v)
+{
+    _mm_storeu_si128((void *)to,
+                     _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
+VEC vec_t vec_round_bf16(vec_t v)
+{
+    const raw_t bits = _mm512_castps_si512(v);
+    const raw_t odd = raw_and(raw_shift_right(bits, 16), 1);
+    const raw_t near =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, raw_set(0x7fff)));
+    return _mm512_mask_mov_ps(raw_floats(raw_and(near, 0xffff0000)),
+                              _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
+}
+
 /* 24 sums, 4 weights and the present x: 29 of 32 registers. */
 #define PANEL_ROWS 12
 #define WIDE(words, dtype)                                                \
