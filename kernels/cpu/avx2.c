@@ -163,7 +163,7 @@ RAW_WITH(raw_shift_signed, _mm256_srai_epi32, int)
     }
 RAW_BINARY(raw_and_raw, _mm256_and_si256)
 RAW_BINARY(raw_or_raw, _mm256_or_si256)
-RAW_BINARY(raw_add_raw, _mm256_add_epi32)
+RAW_BINARY(raw_add, _mm256_add_epi32)
 RAW_BINARY(raw_equal, _mm256_cmpeq_epi32)
 RAW_BINARY(raw_greater, _mm256_cmpgt_epi32)
 RAW_BINARY(raw_bytes_from, _mm256_shuffle_epi8)
@@ -239,17 +239,17 @@ VEC raw_t vec_bits(vec_t v)
 }
 
 /* Of the highest byte of each word, e4m3fn. Exponent and mantissa move to their
- * places in an f32 and the bias is added; denormals are given the leading 1 that
- * they lack, which is then subtracted. */
+ * places in an f32 and the bias is added; denormals are given the leading 1
+ * that they lack, which is then subtracted. */
 VEC vec_t raw_fp8(raw_t raw)
 {
     const raw_t magnitude = raw_and(raw, 0x7f000000);
     const raw_t small = raw_greater(raw_set(0x08000000), magnitude);
     const raw_t nan = raw_equal(magnitude, raw_set(0x7f000000));
-    raw_t bits = raw_add_raw(raw_shift_right(magnitude, 4),
+    raw_t bits = raw_add(raw_shift_right(magnitude, 4),
                              raw_set(120 << 23));
     vec_t value;
-    bits = raw_add_raw(bits, raw_and(small, 1 << 23));
+    bits = raw_add(bits, raw_and(small, 1 << 23));
     bits = raw_or_raw(bits, raw_and(nan, 0x7fc00000));
     value = vec_add(raw_floats(bits),
                     raw_floats(raw_and(small, 0xbc800000))); /* -2^-6 */
@@ -347,7 +347,7 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
                 PANEL_KIND(words, dtype, 5, 1),                           \
                 PANEL_KIND(words, dtype, 6, 1))
 /* Twice as many sums. */
-#define SPANNED(words, dtype)                                             \
+#define SPANNED(words, dtype, few)                                        \
     PANEL(words, dtype, 1, 1) PANEL(words, dtype, 1, 2)                   \
     PANEL(words, dtype, 2, 1) PANEL(words, dtype, 3, 1)                   \
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 2),             \

@@ -4,9 +4,9 @@
 
 #include "kernels/cpu/panel.h"
 
-/* How far ahead of its use a weight is asked for: 8 KiB keeps a core's queue
- * to memory full, measured on Zen 4. */
-enum { AHEAD_SIZE = 8192 };
+/* Streams of panels no longer than this end before the processor makes up for
+ * their beginning; so the next ones are asked for. Measured on Zen 4. */
+enum { SHORT_PANEL = 32 << 10 };
 
 /* A product, and how it is cut: rows into tiles of nearly equal numbers, steps
  * of the inner dimension into blocks. */
@@ -19,6 +19,9 @@ typedef struct job {
     uint32_t word;         /* elements of a word of x */
     size_t row_size;       /* of x */
     size_t panel_stride;
+    /* Bytes of the scales of a panel, and of a span of it (0: has no spans). */
+    size_t scale_stride, scale_span;
+    uint32_t span; /* elements */
 } job_t;
 
 static job_t job_of(const coterie_panel_product_t *product);
@@ -27,10 +30,10 @@ static void compute(const job_t *job);
 static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile);
 static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
                                     uint32_t panel, uint32_t step);
-static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
-                     uint32_t panels, const coterie_panel_tile_t *tile);
-static void scales_at(const job_t *job, uint32_t panel, uint32_t step,
-                      coterie_panel_tile_t *tile);
+static void tile_run(const job_t *job, uint32_t panel, uint32_t panels,
+                     const coterie_panel_tile_t *tile);
+static void scales_at(const job_t *job, uint32_t panel, uint32_t panels,
+                      uint32_t step, coterie_panel_tile_t *tile);
 static const char *panel_at(const job_t *job, uint32_t panel, uint32_t step);
 static uint32_t divide_up(uint32_t value, uint32_t by);
 static uint32_t least(uint32_t a, uint32_t b);
@@ -95,6 +98,11 @@ static job_t job_of(const coterie_panel_product_t *product)
     };
 
     job.panel_stride = (size_t)job.steps * COTERIE_PANEL_VECTOR;
+    job.span = coterie_panel_span(COTERIE_WORDS_F32, method->dtype);
+    job.scale_stride = coterie_panels_scales_size(
+        method->dtype, COTERIE_PANEL_OUTPUTS, product->in);
+    if (job.span > 0)
+        job.scale_span = job.scale_stride / divide_up(product->in, job.span);
     return job;
 }
 
@@ -103,15 +111,18 @@ static void stream(const job_t *job)
 {
     const coterie_panel_product_t *product = job->product;
     const uint32_t wide = job->tiles->kind[product->rows - 1].panels;
+    const uint32_t at_once =
+        job->steps <= job->block ? product->panels : wide;
     uint32_t count;
 
     for (uint32_t panel = 0; panel < product->panels; panel += count) {
-        count = least(product->panels - panel, wide);
+        count = least(product->panels - panel, at_once);
         for (uint32_t step = 0; step < job->steps; step += job->block) {
             coterie_panel_tile_t tile = tile_at(job, 0, panel, step);
-            tile.ahead = tile.weight + AHEAD_SIZE;
+            if (job->panel_stride <= SHORT_PANEL)
+                tile.ahead = tile.weight + wide * job->panel_stride;
             tile.ahead_step = COTERIE_PANEL_VECTOR;
-            tile_run(job, product->rows, panel, count, &tile);
+            tile_run(job, panel, count, &tile);
         }
     }
 }
@@ -135,14 +146,16 @@ static void compute(const job_t *job)
                 tile.ahead = next + (size_t)tile.steps * t / job->count *
                                         COTERIE_PANEL_VECTOR;
                 tile.ahead_step = COTERIE_PANEL_VECTOR / job->count;
-                tile_run(job, (uint32_t)tile.x_rows, panel,
-                         least(product->panels - panel, wide), &tile);
+                tile_run(job, panel, least(product->panels - panel, wide),
+                         &tile);
             }
         }
 }
 
 static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile)
 {
+    if (tiles == 1) /* saves a division where time is short */
+        return rows * tile;
     return (uint32_t)((uint64_t)rows * tile / tiles);
 }
 
@@ -175,9 +188,10 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
 
 /* The tile's rows and so many panels: those of its kind at once, what is left
  * over one by one. */
-static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
-                     uint32_t panels, const coterie_panel_tile_t *tile)
+static void tile_run(const job_t *job, uint32_t panel, uint32_t panels,
+                     const coterie_panel_tile_t *tile)
 {
+    const uint32_t rows = (uint32_t)tile->x_rows;
     const coterie_panel_kind_t *kind = &job->tiles->kind[rows - 1];
     const uint32_t step = (uint32_t)((size_t)(tile->weight -
                                               panel_at(job, panel, 0)) /
@@ -185,14 +199,16 @@ static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
     coterie_panel_tile_t at = *tile;
 
     for (; panels >= kind->panels; panels -= kind->panels) {
-        scales_at(job, panel, step, &at);
+        scales_at(job, panel, kind->panels, step, &at);
         kind->run(&at);
         at.weight += kind->panels * at.panel_stride;
+        if (at.ahead != NULL)
+            at.ahead += kind->panels * at.panel_stride;
         at.y += (size_t)kind->panels * COTERIE_PANEL_OUTPUTS;
         panel += kind->panels;
     }
     for (; panels > 0; panels--, panel++) {
-        scales_at(job, panel, step, &at);
+        scales_at(job, panel, 1, step, &at);
         for (uint32_t row = 0; row < rows; row++) {
             coterie_panel_tile_t single = at;
             single.x += row * 4;
@@ -205,29 +221,22 @@ static void tile_run(const job_t *job, uint32_t rows, uint32_t panel,
     }
 }
 
-/* Of the panels of a tile, as far as there are that many. */
-static void scales_at(const job_t *job, uint32_t panel, uint32_t step,
-                      coterie_panel_tile_t *tile)
+/* Of the panels of a tile, from its first element on. */
+static void scales_at(const job_t *job, uint32_t panel, uint32_t panels,
+                      uint32_t step, coterie_panel_tile_t *tile)
 {
     const coterie_panel_product_t *product = job->product;
-    const coterie_dtype_t dtype = product->method->dtype;
-    const uint32_t last = product->panels - 1;
-    const uint64_t panel_size = coterie_panels_scales_size(
-        dtype, COTERIE_PANEL_OUTPUTS, product->in);
-    const size_t span = coterie_panel_span(product->method->words, dtype);
-    const size_t spans = span > 0 ? divide_up(product->in, (uint32_t)span) : 1;
-    const size_t at = dtype != COTERIE_DTYPE_INT8 && span > 0
-                          ? (size_t)step * job->elements / span
-                          : 0;
+    const uint32_t share = product->method->dtype == COTERIE_DTYPE_FP8
+                               ? COTERIE_FP8_BLOCK / COTERIE_PANEL_OUTPUTS
+                               : 1;
+    const size_t from =
+        job->span > 0 ? step * job->elements / job->span * job->scale_span
+                      : 0;
 
-    for (uint32_t p = 0; product->scale != NULL && p < COTERIE_PANELS_MAX;
-         p++) {
-        size_t ordinal = product->first + least(panel + p, last);
-        if (dtype == COTERIE_DTYPE_FP8)
-            ordinal /= COTERIE_FP8_BLOCK / COTERIE_PANEL_OUTPUTS;
-        tile->scale[p] = product->scale + ordinal * panel_size +
-                         at * (panel_size / spans);
-    }
+    for (uint32_t p = 0; job->scale_stride > 0 && p < panels; p++)
+        tile->scale[p] = product->scale + from +
+                         (product->first + panel + p) / share *
+                             job->scale_stride;
 }
 
 /* Beyond the last panel comes what is read next; if that is nothing, what is

@@ -11,12 +11,14 @@
 #define PANEL_DOT(sum, raw, word) (sum)
 #endif
 
-enum { PREFETCH_ROWS = 4 };
+enum { FEW_ROWS = 2 };
 
 typedef struct panel_state {
     vec_t total[PANEL_ROWS][COTERIE_PANELS_MAX]; /* of a block */
     vec_t sum[PANEL_ROWS][COTERIE_PANELS_MAX];   /* of a span */
-    raw_t dot[PANEL_ROWS][COTERIE_PANELS_MAX];   /* the same, of int8 */
+    /* The same, of int8; in two halves where rows are few, so that one need not
+     * wait for the other. Whole numbers have one sum in any order. */
+    raw_t dot[2][PANEL_ROWS][COTERIE_PANELS_MAX];
 } panel_state_t;
 
 /* Constants wherever they are inlined, so that the state lives in registers. */
@@ -32,12 +34,18 @@ typedef struct panel_shape {
 INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
                                  coterie_panel_words_t words);
 INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape);
+INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        panel_state_t *state);
 INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
                         size_t span, panel_state_t *state);
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t step, panel_state_t *state);
+INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t step, int i, panel_state_t *state);
 INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t span, panel_state_t *state);
+INLINE vec_t panel_dots(const panel_state_t *state, panel_shape_t shape,
+                        int row, int panel);
 INLINE void panel_finish(const coterie_panel_tile_t *tile,
                          panel_shape_t shape, panel_state_t *state);
 INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e);
@@ -74,25 +82,42 @@ INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
 
 INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape)
 {
-    const uint32_t span_steps = (uint32_t)(shape.span / shape.elements);
     panel_state_t state;
-    uint32_t step = 0, end;
 
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
             state.total[r][p] = state.sum[r][p] = vec_set(0);
-    if (shape.span == 0)
-        for (; step < tile->steps; step++)
+    if (shape.span > 0)
+        panel_spans(tile, shape, &state);
+    else
+        for (uint32_t step = 0; step < tile->steps; step++)
             panel_step(tile, shape, step, &state);
-    for (size_t span = 0; step < tile->steps; step = end, span++) {
-        end = step + span_steps;
-        end = end < tile->steps ? end : tile->steps;
-        panel_clear(tile, shape, span, &state);
-        for (uint32_t s = step; s < end; s++)
-            panel_step(tile, shape, s, &state);
-        panel_fold(tile, shape, span, &state);
-    }
     panel_finish(tile, shape, &state);
+}
+
+/* The last span may be a part of one. */
+INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        panel_state_t *state)
+{
+    const uint32_t steps = (uint32_t)(shape.span / shape.elements);
+    const uint32_t spans = tile->steps / steps;
+
+    for (uint32_t span = 0; span < spans; span++) {
+        panel_clear(tile, shape, span, state);
+        if (shape.words == COTERIE_WORDS_F32)
+            for (uint32_t s = 0; s < steps; s++)
+                panel_step(tile, shape, span * steps + s, state);
+        else
+            UNROLL for (uint32_t s = 0; s < steps; s++)
+                panel_step(tile, shape, span * steps + s, state);
+        panel_fold(tile, shape, span, state);
+    }
+    if (spans * steps == tile->steps)
+        return;
+    panel_clear(tile, shape, spans, state);
+    for (uint32_t step = spans * steps; step < tile->steps; step++)
+        panel_step(tile, shape, step, state);
+    panel_fold(tile, shape, spans, state);
 }
 
 /* Weights of int8 products are unsigned, x is signed: what the shift adds to a
@@ -105,56 +130,65 @@ INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
             if (shape.words != COTERIE_WORDS_INT8)
                 state->sum[r][p] = vec_set(0);
             else if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-                state->dot[r][p] = raw_set(0);
-            else
-                state->dot[r][p] =
+                state->dot[0][r][p] = state->dot[1][r][p] = raw_set(0);
+            else {
+                state->dot[0][r][p] =
                     raw_set_from(panel_span(tile, shape, span, 1, r));
+                state->dot[1][r][p] = raw_set(0);
+            }
 }
 
 /* One vector of weights of each panel. */
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t step, panel_state_t *state)
 {
-    const char *weight = tile->weight + step * COTERIE_PANEL_VECTOR;
-    const size_t x_rows = panel_x_rows(tile, shape);
-    const char *x = tile->x + step * (size_t)shape.units * x_rows * 4;
-
-    /* A tile of few rows reads fast enough for the processor to see. */
-    if (shape.rows >= PREFETCH_ROWS)
+    /* A single stream is for the processor to foresee. */
+    if (shape.panels > 1 && tile->ahead != NULL)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
             __builtin_prefetch(tile->ahead + step * tile->ahead_step +
                                    (size_t)p * tile->panel_stride,
                                0, 2);
-    UNROLL_ALL for (int i = 0; i < shape.units; i++) {
-        /* Of two elements in a bf16 word the second comes first. */
-        const int u = shape.words == COTERIE_WORDS_F32
-                          ? coterie_panel_order(shape.elements, i ^ 1)
-                          : i;
-        vec_t w[COTERIE_PANELS_MAX];
-        raw_t raw[COTERIE_PANELS_MAX];
-        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-            const char *at = weight + (size_t)p * tile->panel_stride;
-            if (shape.words == COTERIE_WORDS_F32)
-                w[p] = panel_element(at, shape.dtype, u);
-            else if (shape.words == COTERIE_WORDS_BF16)
-                raw[p] = PANEL_PAIR(at, shape.dtype, u);
-            else
-                raw[p] = panel_bytes(at, shape.dtype, u);
-        }
-        UNROLL_ALL for (int r = 0; r < shape.rows; r++) {
-            const char *word = x + ((size_t)u * x_rows + (size_t)r) * 4;
-            UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-                if (shape.words == COTERIE_WORDS_F32)
-                    state->sum[r][p] =
-                        vec_fma(vec_set_from(word), w[p], state->sum[r][p]);
-                else if (shape.words == COTERIE_WORDS_BF16)
-                    state->sum[r][p] =
-                        PANEL_DOT_PAIR(state->sum[r][p], raw[p], word);
-                else
-                    state->dot[r][p] =
-                        PANEL_DOT(state->dot[r][p], raw[p], word);
-        }
+    UNROLL_ALL for (int i = 0; i < shape.units; i++)
+        panel_unit(tile, shape, step, i, state);
+}
+
+/* What meets the i-th words of the rows. */
+INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                       size_t step, int i, panel_state_t *state)
+{
+    /* Of two elements in a bf16 word the second comes first. */
+    const int u = shape.words == COTERIE_WORDS_F32
+                      ? coterie_panel_order(shape.elements, i ^ 1)
+                      : i;
+    const int half =
+        shape.rows <= FEW_ROWS ? (shape.units > 1 ? i : (int)step) & 1 : 0;
+    const char *x =
+        tile->x + (step * (size_t)shape.units + (size_t)u) *
+                      panel_x_rows(tile, shape) * 4;
+    vec_t w[COTERIE_PANELS_MAX];
+    raw_t raw[COTERIE_PANELS_MAX];
+
+    UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+        const char *at = tile->weight + step * COTERIE_PANEL_VECTOR +
+                         (size_t)p * tile->panel_stride;
+        if (shape.words == COTERIE_WORDS_F32)
+            w[p] = panel_element(at, shape.dtype, u);
+        else if (shape.words == COTERIE_WORDS_BF16)
+            raw[p] = PANEL_PAIR(at, shape.dtype, u);
+        else
+            raw[p] = panel_bytes(at, shape.dtype, u);
     }
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            vec_t *const sum = &state->sum[r][p];
+            raw_t *const dot = &state->dot[half][r][p];
+            if (shape.words == COTERIE_WORDS_F32)
+                *sum = vec_fma(vec_set_from(x + r * 4), w[p], *sum);
+            else if (shape.words == COTERIE_WORDS_BF16)
+                *sum = PANEL_DOT_PAIR(*sum, raw[p], x + r * 4);
+            else
+                *dot = PANEL_DOT(*dot, raw[p], x + r * 4);
+        }
 }
 
 /* Adds a span to the block's sums, with its scales. */
@@ -176,7 +210,7 @@ INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
         UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
             vec_t *const total = &state->total[r][p];
             const int is_int8 = shape.words == COTERIE_WORDS_INT8;
-            const vec_t sum = is_int8 ? raw_to_floats(state->dot[r][p])
+            const vec_t sum = is_int8 ? panel_dots(state, shape, r, p)
                                       : state->sum[r][p];
             vec_t factor;
             if (is_int8)
@@ -185,9 +219,19 @@ INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
                 factor = is_int8 ? vec_mul(factor, scale[p]) : scale[p];
             *total = vec_fma(sum, factor, *total);
             if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-                *total = vec_fma(vec_set_from(panel_span(tile, shape, span, 1, r)),
-                                 minimum[p], *total);
+                *total = vec_fma(
+                    vec_set_from(panel_span(tile, shape, span, 1, r)),
+                    minimum[p], *total);
         }
+}
+
+INLINE vec_t panel_dots(const panel_state_t *state, panel_shape_t shape,
+                        int row, int panel)
+{
+    const raw_t sum = state->dot[0][row][panel];
+    return raw_to_floats(shape.rows <= FEW_ROWS
+                             ? raw_add(sum, state->dot[1][row][panel])
+                             : sum);
 }
 
 INLINE void panel_finish(const coterie_panel_tile_t *tile,

@@ -200,6 +200,12 @@ VEC vec_t raw_f16(raw_t raw)
     return vec_load_f16(halves);
 }
 
+VEC raw_t raw_add(raw_t a, raw_t b)
+{
+    EACH_PART a.part[i] += b.part[i];
+    return a;
+}
+
 VEC vec_t raw_to_floats(raw_t raw)
 {
     vec_t v;
@@ -324,7 +330,7 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
     PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)             \
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),       \
                 PANEL_KIND(words, dtype, 2, 1))
-#define SPANNED WIDE
+#define SPANNED(words, dtype, few) WIDE(words, dtype)
 #define TABLE_F32 coterie_table_portable_f32
 #define PANEL_DOT raw_dot
 #define TABLE_INT8 coterie_table_portable_int8

@@ -190,6 +190,11 @@ VEC raw_t raw_xor(raw_t raw, uint32_t mask)
     return _mm512_xor_si512(raw, raw_set((int)mask));
 }
 
+VEC raw_t raw_add(raw_t a, raw_t b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
 VEC vec_t raw_to_floats(raw_t raw)
 {
     return _mm512_cvtepi32_ps(raw);
@@ -230,8 +235,8 @@ VEC raw_t raw_mxfp4_bytes(raw_t halves)
 }
 
 /* Of the highest byte of each word, e4m3fn. Exponent and mantissa move to their
- * places in an f32 and the bias is added; denormals are given the leading 1 that
- * they lack, which is then subtracted. */
+ * places in an f32 and the bias is added; denormals are given the leading 1
+ * that they lack, which is then subtracted. */
 VEC vec_t raw_fp8(raw_t raw)
 {
     const raw_t magnitude = raw_and(raw, 0x7f000000);
@@ -284,28 +289,41 @@ VEC vec_t vec_round_bf16(vec_t v)
                               _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
 }
 
-/* 24 sums, 4 weights and the present x: 29 of 32 registers. */
+/* With few rows memory decides, and one panel after the other is one stream,
+ * which the processor follows best. With many, 24 sums, 2 weights and the
+ * present x make the most of the registers. */
 #define PANEL_ROWS 12
 #define WIDE(words, dtype)                                                \
-    PANEL(words, dtype, 1, 1)                                             \
-    PANEL(words, dtype, 1, 4) PANEL(words, dtype, 2, 4)                   \
-    PANEL(words, dtype, 3, 4) PANEL(words, dtype, 4, 4)                   \
-    PANEL(words, dtype, 5, 4) PANEL(words, dtype, 6, 4)                   \
+    PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)                   \
+    PANEL(words, dtype, 3, 1) PANEL(words, dtype, 4, 4)                   \
+    PANEL(words, dtype, 5, 4) PANEL(words, dtype, 6, 2)                   \
     PANEL(words, dtype, 7, 2) PANEL(words, dtype, 8, 2)                   \
     PANEL(words, dtype, 9, 2) PANEL(words, dtype, 10, 2)                  \
     PANEL(words, dtype, 11, 2) PANEL(words, dtype, 12, 2)                 \
-    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 4), PANEL_KIND(words, dtype, 2, 4), \
-          PANEL_KIND(words, dtype, 3, 4), PANEL_KIND(words, dtype, 4, 4),             \
-          PANEL_KIND(words, dtype, 5, 4), PANEL_KIND(words, dtype, 6, 4),             \
-          PANEL_KIND(words, dtype, 7, 2), PANEL_KIND(words, dtype, 8, 2),             \
-          PANEL_KIND(words, dtype, 9, 2), PANEL_KIND(words, dtype, 10, 2),            \
-          PANEL_KIND(words, dtype, 11, 2), PANEL_KIND(words, dtype, 12, 2))
-/* Twice as many sums. */
-#define SPANNED(words, dtype)                                             \
-    PANEL(words, dtype, 1, 1)                                             \
-    PANEL(words, dtype, 1, 4) PANEL(words, dtype, 2, 4)                   \
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),             \
+                PANEL_KIND(words, dtype, 2, 1),                           \
+                PANEL_KIND(words, dtype, 3, 1),                           \
+                PANEL_KIND(words, dtype, 4, 4),                           \
+                PANEL_KIND(words, dtype, 5, 4),                           \
+                PANEL_KIND(words, dtype, 6, 2),                           \
+                PANEL_KIND(words, dtype, 7, 2),                           \
+                PANEL_KIND(words, dtype, 8, 2),                           \
+                PANEL_KIND(words, dtype, 9, 2),                           \
+                PANEL_KIND(words, dtype, 10, 2),                          \
+                PANEL_KIND(words, dtype, 11, 2),                          \
+                PANEL_KIND(words, dtype, 12, 2))
+/* Twice as many sums; `few` panels with one or two rows: 1 where products of
+ * bytes leave time enough, 4 where chains of sums would take too long. */
+#define SPANNED(words, dtype, few)                                        \
+    PANEL(words, dtype, 1, 1) SPANNED_FEW_##few(words, dtype)             \
     PANEL(words, dtype, 3, 2) PANEL(words, dtype, 4, 2)                   \
     PANEL(words, dtype, 5, 2) PANEL(words, dtype, 6, 2)                   \
-    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 4), PANEL_KIND(words, dtype, 2, 4), \
-          PANEL_KIND(words, dtype, 3, 2), PANEL_KIND(words, dtype, 4, 2),             \
-          PANEL_KIND(words, dtype, 5, 2), PANEL_KIND(words, dtype, 6, 2))
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, few),           \
+                PANEL_KIND(words, dtype, 2, few),                         \
+                PANEL_KIND(words, dtype, 3, 2),                           \
+                PANEL_KIND(words, dtype, 4, 2),                           \
+                PANEL_KIND(words, dtype, 5, 2),                           \
+                PANEL_KIND(words, dtype, 6, 2))
+#define SPANNED_FEW_1(words, dtype) PANEL(words, dtype, 2, 1)
+#define SPANNED_FEW_4(words, dtype) \
+    PANEL(words, dtype, 1, 4) PANEL(words, dtype, 2, 4)
