@@ -33,15 +33,15 @@
 
 enum {
     SWEEPS = 5,
-    ROUNDS = 11,
-    FIO_ROUNDS = 5,
+    ROUNDS = 15,
+    SLOW_ROUNDS = 5, /* of sides that are far behind */
     BEST = 2, /* settings of the sweep that go on */
     MIB = 1 << 20,
     RECORD_MOST = 28 * MIB,
     ODD = 2727936, /* 2.6 MiB in whole pages */
     TAIL = ODD % MIB,
     ARENA = 4 * RECORD_MOST,
-    SLOTS = 16,       /* records under way or waiting, if they fit */
+    SLOTS = 32,       /* records under way or waiting, if they fit */
     SWEEP = 64 * MIB, /* bytes of one measurement */
     TURN = 336 * MIB,
     FAULTS = 56 * MIB,
@@ -71,8 +71,7 @@ typedef struct sides {
     double cpu[ROUNDS], cpu_bare[ROUNDS];
     double raw[BEST][ROUNDS];
     double share[BEST][ROUNDS];
-    double faults[ROUNDS];
-    double fio[FIO_ROUNDS];
+    double faults[SLOW_ROUNDS], fio[SLOW_ROUNDS];
 } sides_t;
 
 typedef struct bench {
@@ -220,7 +219,8 @@ static void read_done(void *arg, coterie_read_t *read)
         read_next(b, read, read->urgency);
     else
         b->under_way--;
-    pthread_cond_signal(&b->changed);
+    if (b->waited || b->under_way == 0)
+        pthread_cond_signal(&b->changed);
     pthread_mutex_unlock(&b->mutex);
 }
 
@@ -353,19 +353,19 @@ static void sides_measure(bench_t *b, size_t record, int round, sides_t *sides)
     b->verified = true;
     for (size_t i = 0; i < BEST; i++)
         sides->share[i][round] = sides->reader[round] / sides->raw[i][round];
+    if (round >= SLOW_ROUNDS)
+        return;
     seconds = storage_raw_faults(b->path, b->size, record, FAULTS);
     sides->faults[round] =
         (double)(FAULTS / record * record) / seconds * 1e-9;
-    if (round < FIO_ROUNDS)
-        sides->fio[round] =
-            storage_raw_fio(b->path, TURN, b->settings[0].block,
-                            b->settings[0].depth);
+    sides->fio[round] = storage_raw_fio(b->path, TURN, b->settings[0].block,
+                                        b->settings[0].depth);
 }
 
 static void sides_print(const bench_t *b, size_t record, sides_t *sides)
 {
     double rate = bench_median(sides->reader, ROUNDS), best = 0;
-    double faults = bench_median(sides->faults, ROUNDS);
+    double faults = bench_median(sides->faults, SLOW_ROUNDS);
     size_t which = 0;
     char how[128];
 
@@ -387,7 +387,7 @@ static void sides_print(const bench_t *b, size_t record, sides_t *sides)
            b->settings[which].depth,
            bench_median(sides->share[which], ROUNDS),
            bench_median(sides->bare, ROUNDS),
-           bench_median(sides->fio, FIO_ROUNDS),
+           bench_median(sides->fio, SLOW_ROUNDS),
            bench_median(sides->cpu, ROUNDS),
            bench_median(sides->cpu_bare, ROUNDS), faults, rate / faults);
     fflush(stdout);

@@ -2,8 +2,8 @@
 
 #include <sched.h>
 #include <stdlib.h>
-#include <unistd.h>
 
+#include "base/container.h"
 #include "base/error.h"
 #include "kernels/pool.h"
 
@@ -107,7 +107,9 @@ static coterie_status_t topology_load(coterie_machine_t *machine)
             hwloc_topology_get_allowed_cpuset(machine->topology));
     cores = hwloc_get_nbobjs_inside_cpuset_by_type(
         machine->topology, machine->allowed, HWLOC_OBJ_CORE);
-    machine->core_count = cores > 0 ? (uint32_t)cores : 1;
+    machine->core_count = coterie_container_cores();
+    if (cores > 0 && (uint32_t)cores < machine->core_count)
+        machine->core_count = (uint32_t)cores; /* with threads of its own */
     return COTERIE_OK;
 }
 
@@ -130,11 +132,10 @@ struct coterie_machine {
 coterie_status_t coterie_machine_create(coterie_machine_t **machine_p)
 {
     coterie_machine_t *machine = calloc(1, sizeof(*machine));
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (machine == NULL)
         return coterie_fail_memory(sizeof(*machine), "a machine");
-    machine->core_count = cores > 0 ? (uint32_t)cores : 1;
+    machine->core_count = coterie_container_cores();
     *machine_p = machine;
     return COTERIE_OK;
 }

@@ -50,6 +50,11 @@ void coterie_host_examine(coterie_host_t *host)
     uring_try(host->uring, sizeof(host->uring));
 }
 
+uint32_t coterie_host_cores(void)
+{
+    return coterie_container_cores();
+}
+
 /* Such a line has a number of KiB; 0 if there is none. */
 static uint64_t memory_line(const char *path, const char *key)
 {

@@ -47,7 +47,7 @@ coterie_status_t rank_run(const job_t *job, coterie_transport_t *transport,
 /* Ranks that share a core wait for one another; say so once. */
 static coterie_status_t crowd_warn(rank_t *r)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN), here = 0;
+    long cores = coterie_host_cores(), here = 0;
     char host[HOST_SIZE] = "";
     char *hosts = malloc((size_t)r->count * HOST_SIZE);
     coterie_status_t status;

@@ -32,6 +32,9 @@ typedef struct coterie_host {
 
 COTERIE_API void coterie_host_examine(coterie_host_t *host);
 
+/** Its `cores` alone. */
+COTERIE_API uint32_t coterie_host_cores(void);
+
 /** GB/s (1e9 bytes) and seconds. */
 typedef struct coterie_drive {
     size_t size;
