@@ -8,6 +8,8 @@
 #include "experts/convert.h"
 #include "experts/matrix.h"
 
+enum { FLOATS = 0 }; /* any dtype whose elements are values themselves */
+
 /* What is read of a matrix: a slice of each tensor, as it is stored. */
 typedef struct slices {
     unsigned char *weight, *scale;
@@ -26,14 +28,13 @@ static coterie_status_t fused_blocks_find(const coterie_tensors_t *tensors,
                                           const char *path,
                                           const coterie_tensor_spec_t *spec,
                                           coterie_matrix_t *m);
-static coterie_status_t companion_find(const coterie_tensors_t *tensors,
-                                       const char *path,
-                                       const coterie_tensor_spec_t *spec,
-                                       const char *suffix,
-                                       coterie_tensor_t **tensor_p);
-static coterie_status_t dtype_refuse(const char *path,
-                                     const coterie_tensor_t *tensor,
-                                     const char *right);
+static coterie_tensor_spec_t companion_of(const coterie_tensor_spec_t *spec,
+                                          const char *suffix);
+static coterie_status_t typed_find(const coterie_tensors_t *tensors,
+                                   const char *path,
+                                   const coterie_tensor_spec_t *spec,
+                                   uint32_t dtype,
+                                   coterie_tensor_t **tensor_p);
 static coterie_status_t slice_read(const coterie_matrix_t *m,
                                    const coterie_datafile_t *files,
                                    const coterie_tensor_t *tensor,
@@ -118,22 +119,21 @@ static coterie_status_t own_find(const coterie_tensors_t *tensors,
                                  const coterie_tensor_spec_t *spec,
                                  coterie_matrix_t *m)
 {
-    coterie_tensor_spec_t scale = *spec;
-    coterie_status_t status =
-        coterie_names_find(tensors, path, spec, &m->weight);
+    coterie_tensor_spec_t scale;
+    const coterie_tensor_t *found = coterie_tensors_find(tensors, spec->name);
+    coterie_status_t status;
 
+    m->dtype = found != NULL && found->dtype == COTERIE_DTYPE_FP8
+                   ? COTERIE_DTYPE_FP8
+                   : FLOATS;
+    status = typed_find(tensors, path, spec, m->dtype, &m->weight);
     if (status != COTERIE_OK)
         return status;
     m->dtype = m->weight->dtype;
-    if (m->dtype == COTERIE_TENSOR_BYTES)
-        return dtype_refuse(path, m->weight, "F32, F16, BF16 and F8_E4M3");
     if (m->dtype != COTERIE_DTYPE_FP8)
         return COTERIE_OK;
     coterie_names_scale(spec, &scale);
-    status = coterie_names_find(tensors, path, &scale, &m->scale);
-    if (status == COTERIE_OK && m->scale->dtype != COTERIE_DTYPE_F32)
-        status = dtype_refuse(path, m->scale, "F32");
-    return status;
+    return typed_find(tensors, path, &scale, COTERIE_DTYPE_F32, &m->scale);
 }
 
 /* gpt-oss: all of a layer's in one tensor, gate and up in turns. In floats a
@@ -143,8 +143,8 @@ static coterie_status_t fused_find(const coterie_tensors_t *tensors,
                                    const coterie_tensor_spec_t *spec,
                                    uint32_t part, coterie_matrix_t *m)
 {
-    coterie_tensor_spec_t bias = *spec;
-    char blocks[COTERIE_NAME_SIZE + 8];
+    const coterie_tensor_spec_t blocks = companion_of(spec, "_blocks");
+    coterie_tensor_spec_t bias = companion_of(spec, "_bias");
     coterie_status_t status;
 
     if (part < COTERIE_EXPERT_PARTS - 1) {
@@ -154,18 +154,13 @@ static coterie_status_t fused_find(const coterie_tensors_t *tensors,
     }
     bias.rank = 2;
     bias.shape[1] = m->rows;
-    status = companion_find(tensors, path, &bias, "_bias", &m->bias);
-    if (status == COTERIE_OK && coterie_tensor_element(m->bias->dtype) == 1)
-        status = dtype_refuse(path, m->bias, "F32, F16 and BF16");
+    status = typed_find(tensors, path, &bias, FLOATS, &m->bias);
     if (status != COTERIE_OK)
         return status;
-    snprintf(blocks, sizeof(blocks), "%s_blocks", spec->name);
-    if (coterie_tensors_find(tensors, blocks) != NULL)
+    if (coterie_tensors_find(tensors, blocks.name) != NULL)
         return fused_blocks_find(tensors, path, spec, m);
     m->columns = 1;
-    status = coterie_names_find(tensors, path, spec, &m->weight);
-    if (status == COTERIE_OK && coterie_tensor_element(m->weight->dtype) == 1)
-        status = dtype_refuse(path, m->weight, "F32, F16 and BF16");
+    status = typed_find(tensors, path, spec, FLOATS, &m->weight);
     if (status == COTERIE_OK)
         m->dtype = m->weight->dtype;
     return status;
@@ -177,48 +172,57 @@ static coterie_status_t fused_blocks_find(const coterie_tensors_t *tensors,
                                           const coterie_tensor_spec_t *spec,
                                           coterie_matrix_t *m)
 {
-    coterie_tensor_spec_t blocks = *spec, scales;
+    coterie_tensor_spec_t blocks = companion_of(spec, "_blocks");
+    coterie_tensor_spec_t scales = companion_of(spec, "_scales");
     coterie_status_t status;
 
     blocks.rank = 4;
-    blocks.shape[1] = m->rows;
-    blocks.shape[2] = m->in / COTERIE_PANEL_GROUP;
-    blocks.shape[3] = COTERIE_PANEL_GROUP / 2;
-    scales = blocks;
     scales.rank = 3;
+    blocks.shape[1] = scales.shape[1] = m->rows;
+    blocks.shape[2] = scales.shape[2] = m->in / COTERIE_PANEL_GROUP;
+    blocks.shape[3] = COTERIE_PANEL_GROUP / 2;
     m->dtype = COTERIE_DTYPE_MXFP4;
-    status = companion_find(tensors, path, &blocks, "_blocks", &m->weight);
+    status = typed_find(tensors, path, &blocks, COTERIE_TENSOR_BYTES,
+                        &m->weight);
     if (status == COTERIE_OK)
-        status = companion_find(tensors, path, &scales, "_scales", &m->scale);
-    if (status == COTERIE_OK && m->weight->dtype != COTERIE_TENSOR_BYTES)
-        status = dtype_refuse(path, m->weight, "U8");
-    if (status == COTERIE_OK && m->scale->dtype != COTERIE_TENSOR_BYTES)
-        status = dtype_refuse(path, m->scale, "U8");
+        status = typed_find(tensors, path, &scales, COTERIE_TENSOR_BYTES,
+                            &m->scale);
     return status;
 }
 
-static coterie_status_t companion_find(const coterie_tensors_t *tensors,
-                                       const char *path,
-                                       const coterie_tensor_spec_t *spec,
-                                       const char *suffix,
-                                       coterie_tensor_t **tensor_p)
+static coterie_tensor_spec_t companion_of(const coterie_tensor_spec_t *spec,
+                                          const char *suffix)
 {
     coterie_tensor_spec_t companion = *spec;
     size_t used = strlen(spec->name);
 
     snprintf(companion.name + used, sizeof(companion.name) - used, "%s",
              suffix);
-    return coterie_names_find(tensors, path, &companion, tensor_p);
+    return companion;
 }
 
-static coterie_status_t dtype_refuse(const char *path,
-                                     const coterie_tensor_t *tensor,
-                                     const char *right)
+/* A tensor of a shape and a dtype, or of any FLOATS. */
+static coterie_status_t typed_find(const coterie_tensors_t *tensors,
+                                   const char *path,
+                                   const coterie_tensor_spec_t *spec,
+                                   uint32_t dtype, coterie_tensor_t **tensor_p)
 {
-    return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                        "%s: %s has dtype %s; %s will do there", path,
-                        tensor->name, coterie_tensor_dtype_name(tensor->dtype),
-                        right);
+    coterie_tensor_t *tensor = NULL;
+    coterie_status_t status = coterie_names_find(tensors, path, spec, &tensor);
+
+    if (status != COTERIE_OK)
+        return status;
+    if (dtype == FLOATS ? coterie_tensor_element(tensor->dtype) == 1
+                        : tensor->dtype != dtype)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "%s: %s has dtype %s; %s is right there", path,
+                            tensor->name,
+                            coterie_tensor_dtype_name(tensor->dtype),
+                            dtype == FLOATS
+                                ? "F32, F16 or BF16"
+                                : coterie_tensor_dtype_name(dtype));
+    *tensor_p = tensor;
+    return COTERIE_OK;
 }
 
 static coterie_status_t slice_read(const coterie_matrix_t *m,
