@@ -319,8 +319,8 @@ static coterie_status_t data_write(packer_t *packer, uint64_t size,
 
     /* Each takes its value over even when it fails, and refuses NULL; so one
      * look at the end is enough, also for an entry that could not be made. */
-    failed = json_object_set_new(entry, "offset",
-                                 json_integer((json_int_t)packer->part->position));
+    failed = json_object_set_new(
+        entry, "offset", json_integer((json_int_t)packer->part->position));
     failed |= json_object_set_new(entry, "xxh3",
                                   hash_list(packer->data, size));
     failed |= json_array_append_new(list, entry);

@@ -76,8 +76,8 @@ coterie_status_t coterie_stripe_open(const char *store, const char *name,
     status = coterie_datafile_open(path, &file);
     free(path);
     if (status != COTERIE_OK)
-        return coterie_fail(status, "%s: a stripe of %s is missing: %s", store,
-                            store, coterie_last_error());
+        return coterie_fail(status, "%s: a stripe is missing: %s", store,
+                            coterie_last_error());
     status = head_check(&file, store, ordinal, index_hash);
     if (status == COTERIE_OK)
         *file_p = file;
