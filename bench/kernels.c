@@ -278,6 +278,7 @@ static void turn_run(contest_t *contest)
     const double flops = 6.0 * contest->batch.tokens * layer->shape->k *
                          layer->shape->hidden * layer->shape->ffn;
 
+    caches_clear(contest);
     figures->band[run] =
         limits_read(layer->weights, layer->weights_size, threads);
     figures->peak[run] = limits_peak(kinds[settings->compute], threads);
@@ -302,7 +303,7 @@ static void caches_clear(const contest_t *contest)
         memory = allocate(SIZE);
         memset(memory, 1, SIZE);
     }
-    usleep(5000);
+    usleep(20000);
     limits_read(memory, SIZE, (int)contest->threads);
 }
 

@@ -12,6 +12,13 @@ endif
 if HAVE_IK
 noinst_LTLIBRARIES += bench/peer-ik.la
 endif
+if HAVE_ONEDNN
+noinst_LTLIBRARIES += bench/peer-onednn.la
+endif
+bench_peer_onednn_la_SOURCES = bench/peer.h bench/peer_onednn.c
+bench_peer_onednn_la_CPPFLAGS = $(ONEDNN_CFLAGS)
+bench_peer_onednn_la_LDFLAGS = $(bench_module_flags)
+bench_peer_onednn_la_LIBADD = $(ONEDNN_LIBS)
 bench_module_flags = -module -avoid-version -rpath /nowhere
 bench_peer_ggml_la_SOURCES = bench/peer.h bench/peer_ggml.c
 bench_peer_ggml_la_CPPFLAGS = $(GGML_CFLAGS)

@@ -141,9 +141,7 @@ static void weights_repack(handle_t *handle)
     const enum ggml_type type = handle->matrices[0]->type;
     char *base;
 
-    if (kinds == NULL || kinds[0] == NULL ||
-        (type != GGML_TYPE_Q4_0 && type != GGML_TYPE_Q8_0 &&
-         type != GGML_TYPE_MXFP4))
+    if (kinds == NULL || kinds[0] == NULL || !ggml_is_quantized(type))
         return;
     handle->buffer = ggml_backend_buft_alloc_buffer(
         kinds[0], 3 * (ggml_nbytes(handle->matrices[0]) + 4096));
@@ -153,6 +151,11 @@ static void weights_repack(handle_t *handle)
         const void *from = matrix->data;
         matrix->data = NULL;
         ggml_backend_tensor_alloc(handle->buffer, matrix, base);
+        if (matrix->extra == NULL) { /* it does not take this type */
+            matrix->buffer = NULL;
+            matrix->data = (void *)from;
+            break;
+        }
         ggml_backend_tensor_set(matrix, from, 0, ggml_nbytes(matrix));
         base += (ggml_nbytes(matrix) + 4095) / 4096 * 4096;
     }
