@@ -1,5 +1,8 @@
 # Benchmarks: built with everything else, run by hand; see bench/README.md.
-noinst_PROGRAMS += bench/alltoall bench/costmodel bench/dispatch bench/kernels
+noinst_PROGRAMS += bench/alltoall bench/costmodel bench/dispatch bench/kernels \
+	bench/wire
+bench_wire_SOURCES = bench/bench.h bench/wire.c
+bench_wire_LDADD = libcoterie.la
 bench_kernels_SOURCES = bench/bench.h bench/kernels.c \
 	bench/kernels_layer.c bench/kernels_layer.h bench/limits.c \
 	bench/limits.h bench/peer.h bench/peer_openblas.c

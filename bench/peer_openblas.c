@@ -29,7 +29,11 @@ const peer_t *peer_openblas(void)
 {
     static const peer_t peer = {"openblas", blas_open, blas_prepare, blas_run,
                                 blas_close};
-    void *const library = dlopen("libopenblas.so.0", RTLD_NOW);
+    void *library;
+
+    /* Its threads are to sleep soon after a call: the others need the cores. */
+    setenv("OPENBLAS_THREAD_TIMEOUT", "20", 0);
+    library = dlopen("libopenblas.so.0", RTLD_NOW);
 
     if (library == NULL)
         return NULL;

@@ -82,11 +82,19 @@ static inline uint16_t bf16_of(float value)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+#define SET_IF_NAN_BY_MASK(v, a, b)                             \
+    (((a) & ~(words)((v) != (v))) | ((b) & (words)((v) != (v))))
+
 #define TARGET
 #define LANES 4
 #define NAME(function) portable_##function
 #define STREAM_F32(to, v) memcpy(to, (floats[]){v}, sizeof(floats))
 #define STREAM_U16(to, v) memcpy(to, (halves[]){v}, sizeof(halves))
+#define SET_IF_NAN SET_IF_NAN_BY_MASK
+#define NARROW_16(v) __builtin_convertvector(v, halves)
+#define NARROW_8(v) __builtin_convertvector(v, bytes)
+#define WIDEN_8(from) \
+    ((ints){(from)[0], (from)[1], (from)[2], (from)[3]})
 #include "kernels/cpu/wire_rows.h"
 
 #if defined(__x86_64__)
@@ -97,6 +105,12 @@ static inline uint16_t bf16_of(float value)
 #define NAME(function) avx2_##function
 #define STREAM_F32(to, v) _mm256_stream_ps(to, (__m256)(v))
 #define STREAM_U16(to, v) _mm_stream_si128((__m128i *)(to), (__m128i)(v))
+#define SET_IF_NAN SET_IF_NAN_BY_MASK
+#define NARROW_16(v) __builtin_convertvector(v, halves)
+#define NARROW_8(v) \
+    __builtin_convertvector(__builtin_convertvector(v, halves), bytes)
+#define WIDEN_8(from) \
+    ((ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(from))))
 #include "kernels/cpu/wire_rows.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
@@ -104,6 +118,14 @@ static inline uint16_t bf16_of(float value)
 #define NAME(function) avx512_##function
 #define STREAM_F32(to, v) _mm512_stream_ps(to, (__m512)(v))
 #define STREAM_U16(to, v) _mm256_stream_si256((__m256i *)(to), (__m256i)(v))
+#define SET_IF_NAN(v, a, b)                                        \
+    ((words)_mm512_mask_mov_epi32(                                 \
+        (__m512i)(a), _mm512_cmpunord_ps_mask((__m512)(v), (__m512)(v)), \
+        (__m512i)(b)))
+#define NARROW_16(v) ((halves)_mm512_cvtepi32_epi16((__m512i)(v)))
+#define NARROW_8(v) ((bytes)_mm512_cvtepi32_epi8((__m512i)(v)))
+#define WIDEN_8(from) \
+    ((ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(from))))
 #include "kernels/cpu/wire_rows.h"
 #endif
 

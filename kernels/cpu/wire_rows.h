@@ -1,16 +1,20 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined TARGET (what lets a function use the instructions), LANES,
- * NAME(function) and STREAM_F32 and STREAM_U16(to, vector), which store to
- * aligned memory past the caches. Vectors are the compiler's own. */
+ * NAME(function), STREAM_F32 and STREAM_U16(to, vector), which store to
+ * aligned memory past the caches, and what compilers do badly with vectors of
+ * their own: NARROW_16 and NARROW_8(words), which keep the lowest bits,
+ * WIDEN_8(memory), to words, and SET_IF_NAN(floats, words, words if NaN). */
 
 #define VEC TARGET static inline __attribute__((always_inline))
 #define floats NAME(floats)
 #define words NAME(words)
+#define ints NAME(ints)
 #define halves NAME(halves)
 #define bytes NAME(bytes)
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
 
@@ -31,12 +35,9 @@ VEC floats NAME(load_bf16)(const uint16_t *from)
 /* To the nearest, ties to even; a NaN keeps its upper bits and stays one. */
 VEC halves NAME(to_bf16)(floats v)
 {
-    const words bits = (words)v, magnitude = bits & 0x7fffffffu;
+    const words bits = (words)v;
     const words rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    const words nan = (words)(magnitude > 0x7f800000u);
-    const words upper = ((rounded & ~nan) >> 16) |
-                        ((bits >> 16 | 0x40u) & nan);
-    return __builtin_convertvector(upper, halves);
+    return NARROW_16(SET_IF_NAN(v, rounded, bits | 0x400000u) >> 16);
 }
 
 TARGET static void NAME(copy)(size_t count, const float *from, float *to)
@@ -115,7 +116,7 @@ TARGET static void NAME(pack_int8)(size_t count, const float *from,
 
     for (; i + LANES <= count; i += LANES) {
         const floats sum = NAME(load)(from + i) * inverse + 0x1.8p23f;
-        const bytes b = __builtin_convertvector((words)sum, bytes);
+        const bytes b = NARROW_8((words)sum);
         memcpy(to + i, &b, sizeof(b));
     }
     for (; i < count; i++)
@@ -128,10 +129,8 @@ TARGET static void NAME(unpack_int8)(size_t count, const int8_t *from,
     size_t i = 0;
 
     for (; i + LANES <= count; i += LANES) {
-        bytes b;
-        floats v;
-        memcpy(&b, from + i, sizeof(b));
-        v = __builtin_convertvector(b, floats) * scale;
+        const floats v =
+            __builtin_convertvector(WIDEN_8(from + i), floats) * scale;
         memcpy(to + i, &v, sizeof(v));
     }
     for (; i < count; i++)
@@ -173,6 +172,7 @@ static const wire_ops_t NAME(ops) = {
 #undef VEC
 #undef floats
 #undef words
+#undef ints
 #undef halves
 #undef bytes
 #undef TARGET
@@ -180,3 +180,7 @@ static const wire_ops_t NAME(ops) = {
 #undef NAME
 #undef STREAM_F32
 #undef STREAM_U16
+#undef SET_IF_NAN
+#undef NARROW_16
+#undef NARROW_8
+#undef WIDEN_8
