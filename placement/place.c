@@ -326,5 +326,6 @@ static void placing_close(coterie_placing_t *p)
     free(p->problem.load);
     free(p->problem.load_max);
     free(p->solution.rank_of);
+    free(p->solution.price);
     free(p->in_order);
 }

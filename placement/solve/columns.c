@@ -137,9 +137,10 @@ static coterie_status_t add_solution(coterie_columns_t *c)
     return status;
 }
 
-/* Good prices without the master, which at first knows nothing: from those at
- * which the present solution's columns are worth nothing, every expert's price
- * moves by its share of the best column that holds it. */
+/* Good prices without the master, which at first knows nothing: from those of
+ * a bound that is known or, without one, those at which the present solution's
+ * columns are worth nothing, every expert's price moves by its share of the
+ * best column that holds it. */
 static coterie_status_t ascend(coterie_columns_t *c)
 {
     const coterie_problem_t *p = c->problem;
@@ -147,7 +148,10 @@ static coterie_status_t ascend(coterie_columns_t *c)
     double stride = STRIDE * p->rank_count / items;
     uint32_t added;
 
-    price_by_solution(c);
+    if (c->solution->price != NULL)
+        memcpy(c->price, c->solution->price, items * sizeof(*c->price));
+    else
+        price_by_solution(c);
     for (uint32_t i = 0; i < ASCENTS; i++) {
         double before = c->best_limit;
         coterie_columns_price(c);

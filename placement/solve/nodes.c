@@ -100,6 +100,7 @@ static coterie_status_t flat_bound(const coterie_problem_t *flat,
     status = coterie_solve_bound(flat, &search, &solution);
     *bound_p = solution.bound;
     free(solution.rank_of);
+    free(solution.price);
     return status;
 }
 

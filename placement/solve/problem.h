@@ -27,6 +27,9 @@ typedef struct coterie_solution {
     double bound;        /* no legal placement costs less */
     const char *by;      /* the solver that found rank_of */
     const char *bound_by; /* the solver that proved bound */
+    double *price; /* [layer, expert]: what each is worth in some good bound,
+                      to begin others with; or NULL. Whoever made the solution
+                      frees it. */
 } coterie_solution_t;
 
 /* Weight between layer and layer + 1, row-major. */

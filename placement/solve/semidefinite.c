@@ -2,8 +2,10 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
 #include "placement/solve/gram.h"
 #include "placement/solve/matching.h"
 #include "placement/solve/parallel.h"
@@ -25,6 +27,7 @@ static const double SIZE_MOST = 96e6;      /* bytes */
 static const double CELL_SECONDS = 0.6e-9; /* a step, for size^3 of a window */
 static const double UNEVEN = 3, STIFFEN = 1.5;
 static const double STALLED = 5e-4; /* of the gap, between two bounds */
+static const double STALLED_PROOF = 1e-5;
 static const double ROUNDING = 1e-7; /* of all weight: f32, generously */
 static const double VALUE_STEP = 4; /* from one guess at an eigenvalue on */
 static const double FAR = 1e6;
@@ -34,6 +37,8 @@ static int semidefinite_applies(const coterie_problem_t *problem,
 static coterie_status_t semidefinite_solve(const coterie_problem_t *problem,
                                            coterie_search_t *search,
                                            coterie_solution_t *solution);
+static coterie_status_t prices_tell(const coterie_gram_t *g);
+static double price_of(const coterie_gram_t *g, uint32_t layer, uint32_t e);
 static int steps_take(coterie_gram_t *gram, uint32_t from);
 static void bound_prove(coterie_gram_t *gram);
 static void seam_keeps(void *arg, uint32_t thread, uint32_t seam);
@@ -75,12 +80,52 @@ static coterie_status_t semidefinite_solve(const coterie_problem_t *problem,
         double gap = solution->cost - before;
         bound_prove(&gram);
         if (over || coterie_solution_optimal(problem, solution) ||
-            (!search->proof && steps > 0 &&
-             solution->bound - before < STALLED * gap))
+            (steps > 0 && solution->bound - before <
+                              gap * (search->proof ? STALLED_PROOF : STALLED)))
             break;
     }
+    if (status == COTERIE_OK && !search->stopped)
+        status = prices_tell(&gram);
     coterie_gram_close(&gram);
     return status;
+}
+
+/* Of one rank's experts x, 1 or 0, windows bound what is kept together: by
+ * terms that are linear in x, if x less 1 / ranks is what they are not positive
+ * about. These are the experts' prices. */
+static coterie_status_t prices_tell(const coterie_gram_t *g)
+{
+    const coterie_problem_t *p = g->problem;
+    size_t items = (size_t)p->layer_count * p->expert_count;
+    double *price = g->solution->price;
+
+    if (price == NULL)
+        price = malloc(items * sizeof(*price));
+    if (price == NULL)
+        return coterie_fail_memory(items * sizeof(*price), "prices");
+    for (size_t i = 0; i < items; i++)
+        price[i] = g->unit * price_of(g, i / p->expert_count,
+                                      i % p->expert_count);
+    g->solution->price = price;
+    return COTERIE_OK;
+}
+
+static double price_of(const coterie_gram_t *g, uint32_t layer, uint32_t e)
+{
+    size_t item = (size_t)layer * g->experts + e;
+    double tolls = g->toll[item], sum = 0;
+
+    for (uint32_t half = 0; half < 2; half++) {
+        const float *row;
+        if (half > layer || layer - half + 1 >= g->problem->layer_count)
+            continue;
+        row = coterie_gram_row(g, g->force, layer - half, half, 0, e);
+        for (uint32_t f = 0; f < 2 * g->experts; f++)
+            sum += row[f];
+        tolls += half ? g->toll_column[item - g->experts] : g->toll_row[item];
+    }
+    return inner_weight(g, layer, e, e) +
+           g->stiff * (tolls + 2 * sum / g->problem->rank_count);
 }
 
 static int steps_take(coterie_gram_t *gram, uint32_t from)

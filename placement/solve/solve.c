@@ -15,8 +15,9 @@ static const coterie_solver_t *const finders[] = {&coterie_solver_assignment,
  * betters it, on problems of its kind; what is left between cost and bound;
  * and problems made of two of these. */
 static const coterie_solver_t *const provers[] = {
-    &coterie_solver_matching, &coterie_solver_subsets, &coterie_solver_columns,
-    &coterie_solver_semidefinite, &coterie_solver_nodes};
+    &coterie_solver_matching, &coterie_solver_subsets,
+    &coterie_solver_semidefinite, &coterie_solver_columns,
+    &coterie_solver_nodes};
 
 #define SOLVERS(list) \
     (solvers_t){list, sizeof(list) / sizeof((list)[0])}
