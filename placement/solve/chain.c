@@ -24,9 +24,12 @@ static void seam_row(const coterie_chain_t *chain, const double *seam,
 static void seam_relax(coterie_chain_t *chain, const double *seam,
                        const coterie_subsets_t *from, const double *value,
                        coterie_subsets_t *to, double *best);
+static int over(const coterie_chain_t *chain);
 static uint32_t best_from(const coterie_chain_t *chain, const double *seam,
                           uint32_t target, const coterie_subsets_t *from,
                           const double *value);
+
+enum { ASK_EVERY = 64 }; /* subsets to start from */
 
 double coterie_chain_choices(uint32_t count, uint32_t size)
 {
@@ -136,7 +139,7 @@ double coterie_chain_solve(coterie_chain_t *chain, int both_ways)
     for (uint32_t i = 0; i < chain->layers[last].count; i++)
         if (chain->layers[last].ahead[i] > best)
             best = chain->layers[last].ahead[i];
-    return best;
+    return chain->search != NULL && chain->search->stopped ? INFINITY : best;
 }
 
 double coterie_chain_value(const coterie_chain_t *chain, uint32_t layer,
@@ -326,6 +329,8 @@ static void seam_relax(coterie_chain_t *chain, const double *seam,
     for (uint32_t i = 0; i < from->count; i++) {
         const double *restrict low_sum = chain->low_sum;
         const uint32_t *restrict low = to->low;
+        if (i % ASK_EVERY == 0 && over(chain))
+            return;
         if (value[i] == -INFINITY)
             continue;
         seam_row(chain, seam, from->mask[i], chain->row);
@@ -340,6 +345,12 @@ static void seam_relax(coterie_chain_t *chain, const double *seam,
             }
         }
     }
+}
+
+static int over(const coterie_chain_t *chain)
+{
+    return chain->search != NULL &&
+           coterie_search_over(chain->search, chain->solution);
 }
 
 static uint32_t best_from(const coterie_chain_t *chain, const double *seam,

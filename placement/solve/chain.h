@@ -3,7 +3,7 @@
 /* The best chain of subsets, one of each layer's experts, by dynamic
  * programming: what one rank would hold, were experts worth so much each and
  * so much together. Exact; O(layers x subsets^2). */
-#include <coterie/status.h>
+#include "placement/solve/search.h"
 
 /* Subsets of one half of the experts, each made from an earlier one by adding
  * an expert: sums over all of them cost one addition each. */
@@ -35,6 +35,10 @@ typedef struct coterie_chain {
     double *seam;      /* [layer - 1, expert, expert of the next] */
     double *seam_back; /* the same, transposed */
     double *row, *low_sum, *high_sum; /* scratch */
+    /* Asked while solving, which ends early once the search is over; NULL:
+     * nobody is. The caller sets them. */
+    coterie_search_t *search;
+    const coterie_solution_t *solution;
 } coterie_chain_t;
 
 /* How many subsets of `size` out of `count`, at most `limit`. */
@@ -56,7 +60,7 @@ void coterie_chain_filter(coterie_chain_t *chain,
 void coterie_chain_refresh(coterie_chain_t *chain);
 
 /* Value of the best chain; fills `ahead` and, if asked, `behind`. -INFINITY
- * if a layer has no subset. */
+ * if a layer has no subset; INFINITY if the search is over. */
 double coterie_chain_solve(coterie_chain_t *chain, int both_ways);
 
 /* Worth of an item list in a subset of a layer. */

@@ -15,13 +15,16 @@
  * subsets that no placement better than the present one can use are dropped
  * for good, and pricing gets faster as the bound rises. */
 
-enum { ASCENTS = 40 };
+enum { ASCENTS = 40, STEPS = 4000, STEPS_BLIND = 20 };
 
 static const double SUMS_PER_SECOND = 5e8; /* of the chain's inner loop */
-static const double PRICINGS = 100;        /* that a proof takes, about */
+static const double PRICINGS = 20;         /* all subsets, that a proof takes */
 static const double STEADY = 0.9;          /* share of the best prices */
 static const double STRIDE = 4;            /* of the ascent's first step */
 static const double STRIDE_LESS = 0.9;     /* after a step that was no gain */
+static const double KEEP = 0.8;            /* of a step's direction, next */
+static const double STEP_LEAST = 0.01;     /* of the length that is meant */
+static const double STEP_GAIN = 1e-3;      /* of the gap: less is none */
 
 static int columns_applies(const coterie_problem_t *problem, double seconds);
 static coterie_status_t columns_solve(const coterie_problem_t *problem,
@@ -29,6 +32,9 @@ static coterie_status_t columns_solve(const coterie_problem_t *problem,
                                       coterie_solution_t *solution);
 static coterie_status_t add_solution(coterie_columns_t *c);
 static coterie_status_t ascend(coterie_columns_t *c);
+static coterie_status_t step_down(coterie_columns_t *c);
+static void direction_set(coterie_columns_t *c, uint32_t layer,
+                          double *direction);
 static void price_by_solution(coterie_columns_t *c);
 static void price_set(coterie_columns_t *c, double steady);
 static coterie_status_t choose_columns(coterie_columns_t *c);
@@ -146,6 +152,7 @@ static coterie_status_t ascend(coterie_columns_t *c)
     const coterie_problem_t *p = c->problem;
     size_t items = (size_t)p->layer_count * p->expert_count;
     double stride = STRIDE * p->rank_count / items;
+    coterie_status_t status;
     uint32_t added;
 
     if (c->solution->price != NULL)
@@ -166,10 +173,82 @@ static coterie_status_t ascend(coterie_columns_t *c)
             if (c->row_best[k] > -INFINITY)
                 c->price[k] += stride * c->row_best[k];
     }
+    status = step_down(c);
+    if (status != COTERIE_OK || coterie_columns_done(c))
+        return status;
     memcpy(c->master.dual, c->best_price, items * sizeof(*c->best_price));
     price_set(c, 1);
     coterie_columns_price(c);
     return coterie_columns_add(c, &added);
+}
+
+/* Then by subgradients (Polyak, 1969), towards the present cost: were that the
+ * best, and no gap left between it and the bound, steps of this length would
+ * lead there. A step follows the best columns through a layer's experts, one
+ * layer after the other, not the one best column only, and what it followed
+ * before. */
+static coterie_status_t step_down(coterie_columns_t *c)
+{
+    const coterie_problem_t *p = c->problem;
+    size_t items = (size_t)p->layer_count * p->expert_count;
+    double target = c->weight - c->solution->cost, length = 1;
+    double *direction = calloc(items, sizeof(*direction));
+    uint32_t idle = 0;
+
+    if (direction == NULL)
+        return coterie_fail_memory(items * sizeof(*direction), "a direction");
+    memcpy(c->price, c->best_price, items * sizeof(*c->price));
+    for (uint32_t i = 0; i < STEPS && length > STEP_LEAST; i++) {
+        double before = c->best_limit, square = 0;
+        coterie_columns_price(c);
+        coterie_columns_drop(c);
+        if (coterie_search_over(c->search, c->solution) ||
+            coterie_columns_done(c))
+            break;
+        idle = c->best_limit < before - STEP_GAIN * (before - target)
+                   ? 0 : idle + 1;
+        if (idle == STEPS_BLIND) {
+            length /= 2;
+            idle = 0;
+            memcpy(c->price, c->best_price, items * sizeof(*c->price));
+            memset(direction, 0, items * sizeof(*direction));
+            coterie_columns_price(c);
+        }
+        direction_set(c, i % p->layer_count, direction);
+        for (size_t k = 0; k < items; k++)
+            square += direction[k] * direction[k];
+        for (size_t k = 0; square > 0 && k < items; k++)
+            c->price[k] -= length * (c->limit - target) / square *
+                           direction[k];
+    }
+    free(direction);
+    return COTERIE_OK;
+}
+
+/* How much too little is asked for every expert: 1 less the ranks that would
+ * hold it. */
+static void direction_set(coterie_columns_t *c, uint32_t layer,
+                          double *direction)
+{
+    const coterie_problem_t *p = c->problem;
+    uint32_t e = p->expert_count;
+    size_t items = (size_t)p->layer_count * e;
+
+    for (size_t k = 0; k < items; k++)
+        direction[k] = KEEP * direction[k] + (1 - KEEP);
+    for (uint32_t class = 0; class < c->class_count; class++) {
+        coterie_columns_by_row(c, class);
+        for (uint32_t f = 0; f < e; f++) {
+            double share = (1 - KEEP) * c->class_size[class] / e;
+            if (c->row_best[layer * e + f] == -INFINITY)
+                continue;
+            coterie_chain_through(&c->chain[class], layer,
+                                  c->row_at[layer * e + f], c->masks);
+            for (size_t k = 0; k < items; k++)
+                if (c->masks[k / e] >> k % e & 1)
+                    direction[k] -= share;
+        }
+    }
 }
 
 static void price_by_solution(coterie_columns_t *c)

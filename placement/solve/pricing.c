@@ -92,7 +92,7 @@ void coterie_columns_price(coterie_columns_t *c)
         c->best[class] = coterie_chain_solve(&c->chain[class], 1);
         c->limit += c->class_size[class] * c->best[class];
     }
-    if (c->limit >= c->best_limit)
+    if (c->search->stopped || c->limit >= c->best_limit)
         return;
     c->best_limit = c->limit;
     memcpy(c->best_price, c->price, items * sizeof(*c->price));
@@ -105,6 +105,8 @@ void coterie_columns_price(coterie_columns_t *c)
  * one: the limit, with the best column through it in one rank's place. */
 void coterie_columns_drop(coterie_columns_t *c)
 {
+    if (c->search->stopped)
+        return; /* and what is behind subsets was left undone */
     for (uint32_t class = 0; class < c->class_count; class++)
         coterie_chain_filter(&c->chain[class], may_better,
                              &(filter_t){.columns = c, .class = class});
@@ -179,6 +181,8 @@ static coterie_status_t class_open(coterie_columns_t *c, uint32_t class)
                                 p->capacity[c->class_first[class]]);
     if (status != COTERIE_OK)
         return status;
+    chain->search = c->search;
+    chain->solution = c->solution;
     for (size_t i = 0; i < (p->layer_count - 1) * cells; i++)
         chain->seam[i] = p->seam[i];
     for (size_t i = 0; p->pair && i < p->layer_count * cells; i++)

@@ -63,10 +63,10 @@ static coterie_status_t subsets_solve(const coterie_problem_t *problem,
     if (problem->load_max != NULL)
         coterie_chain_filter(&chain, load_allows, &halving);
     coterie_chain_refresh(&chain);
-    if (!coterie_search_over(search, solution)) {
-        coterie_chain_solve(&chain, 0);
+    chain.search = search;
+    chain.solution = solution;
+    if (coterie_chain_solve(&chain, 0) < INFINITY)
         status = offer_best(problem, &chain, solution);
-    }
     if (status == COTERIE_OK && !search->stopped)
         coterie_solution_prove(solution, solution->cost,
                                coterie_solver_subsets.name);
