@@ -56,7 +56,7 @@ static void small_draw(small_t *s, uint64_t seed, uint32_t ranks,
                                        .bound_by = "none"};
 }
 
-static void small_solve(small_t *s)
+static void small_start(small_t *s)
 {
     int raised;
 
@@ -65,6 +65,11 @@ static void small_solve(small_t *s)
                                      s->problem.load_max ? 1.1 : 0,
                                      &s->search, s->rank_of, &raised)));
     s->solution.cost = coterie_problem_cost(&s->problem, s->rank_of);
+}
+
+static void small_solve(small_t *s)
+{
+    small_start(s);
     cr_assert(eq(int, COTERIE_OK,
                  coterie_solve(&s->problem, &s->search, &s->solution)));
 }
@@ -171,7 +176,44 @@ Test(place, is_proved_best_and_is_where_ranks_are_not_in_nodes)
             if (coterie_solution_optimal(&s.problem, &s.solution))
                 cr_expect(le(dbl, s.solution.cost,
                              least + s.problem.tolerance));
+            free(s.solution.price);
         }
+}
+
+Test(place, keeps_bound_below_least_below_cost_whichever_the_solver)
+{
+    static const coterie_solver_t *const solvers[] = {
+        &coterie_solver_matching, &coterie_solver_semidefinite,
+        &coterie_solver_columns, &coterie_solver_nodes,
+        &coterie_solver_anneal};
+    enum { SOLVERS = sizeof(solvers) / sizeof(solvers[0]) };
+
+    for (uint32_t seed = 0; seed < 3 * SMALL; seed++) {
+        uint32_t ranks = 2 + seed % 3, nodes = ranks == 4 && seed % 4 ? 2 : 1;
+        uint16_t trial[ITEMS];
+        double least = 0;
+        for (uint32_t i = 0; i < SOLVERS; i++) {
+            small_t s;
+            small_draw(&s, seed, ranks, nodes);
+            if (i == SOLVERS - 1) /* few sweeps will do */
+                s.search.deadline = s.search.started + 0.002;
+            small_start(&s);
+            least = i == 0 ? least_cost(&s, trial, 0) : least;
+            if (solvers[i]->applies(&s.problem, 10))
+                cr_assert(eq(int, COTERIE_OK,
+                             solvers[i]->solve(&s.problem, &s.search,
+                                               &s.solution)));
+            cr_expect(le(dbl, s.solution.bound, least + s.problem.tolerance),
+                      "seed %u, %s: %g > %g", seed, solvers[i]->name,
+                      s.solution.bound, least);
+            cr_expect(ge(dbl, s.solution.cost, least - s.problem.tolerance));
+            cr_expect(epsilon_eq(dbl, s.solution.cost,
+                                 coterie_problem_cost(&s.problem, s.rank_of),
+                                 s.problem.tolerance));
+            cr_expect(coterie_problem_legal(&s.problem, s.rank_of));
+            free(s.solution.price);
+        }
+    }
 }
 
 Test(place, matches_one_expert_a_rank_exactly)
@@ -185,6 +227,7 @@ Test(place, matches_one_expert_a_rank_exactly)
         cr_expect(epsilon_eq(dbl, s.solution.cost, least_cost(&s, trial, 0),
                              s.problem.tolerance));
         cr_expect(eq(str, (char *)s.solution.bound_by, "assignment"));
+        free(s.solution.price);
     }
 }
 

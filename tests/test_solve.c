@@ -1,0 +1,173 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "placement/solve/eigen.h"
+#include "placement/solve/layer.h"
+#include "placement/solve/parallel.h"
+#include "placement/solve/relabel.h"
+
+enum { SIDES = 40, LAYERS = 4, EXPERTS = 12, CELLS = EXPERTS * EXPERTS };
+
+static const coterie_search_t unhurried = {.deadline = INFINITY};
+
+/* matrix + shift x identity, has it no eigenvalue of 0 or less? */
+static int positive_with(const float *matrix, float sign,
+                         const coterie_eigen_t *eigen, double shift)
+{
+    uint32_t n = eigen->count;
+    double *square = malloc((size_t)n * n * sizeof(*square));
+    int positive;
+
+    for (uint32_t i = 0; i < n * n; i++)
+        square[i] = sign * matrix[i / n * eigen->stride + i % n] +
+                    (i / n == i % n ? shift : 0);
+    positive = coterie_eigen_is_positive(square, n);
+    free(square);
+    return positive;
+}
+
+static void mark(void *arg, uint32_t thread, uint32_t index)
+{
+    ((uint32_t *)arg)[index] += 1 + thread % 2;
+}
+
+/* Experts that follow their like: those of a layer that share a rank in
+ * rank_of, all weight within ranks. */
+static coterie_problem_t following(const uint16_t *rank_of, float *seam,
+                                   uint64_t *load, const uint32_t *capacity)
+{
+    for (uint32_t i = 0; i < (LAYERS - 1) * CELLS; i++) {
+        uint32_t l = i / CELLS, e = i % CELLS / EXPERTS, f = i % EXPERTS;
+        seam[i] = rank_of[l * EXPERTS + e] == rank_of[(l + 1) * EXPERTS + f];
+    }
+    memset(load, 0, LAYERS * EXPERTS * sizeof(*load));
+    return (coterie_problem_t){
+        .layer_count = LAYERS, .expert_count = EXPERTS, .rank_count = 4,
+        .node_count = 2, .network_cost = 8, .capacity = capacity,
+        .seam = seam, .load = load, .tolerance = 1e-6};
+}
+
+Test(solve, parts_a_matrix_into_what_is_positive_and_what_is_not)
+{
+    coterie_search_t random = {.random = 3};
+
+    for (uint32_t n = 1; n <= SIDES; n++) {
+        coterie_eigen_t eigen;
+        float *matrix, *positive;
+        double product = 0, size = 0;
+        size_t cells;
+        cr_assert(eq(int, COTERIE_OK, coterie_eigen_open(&eigen, n)));
+        cells = (size_t)n * eigen.stride;
+        matrix = calloc(cells, sizeof(*matrix));
+        positive = aligned_alloc(COTERIE_EIGEN_ALIGN, cells * sizeof(float));
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t j = 0; j <= i; j++) /* every third has equal values */
+                matrix[i * eigen.stride + j] = matrix[j * eigen.stride + i] =
+                    n % 3 ? (float)coterie_search_below(&random, 200) - 100
+                          : (i % 5 == j % 5) - 2.0f * (i == j);
+        memcpy(eigen.matrix, matrix, cells * sizeof(*matrix));
+        coterie_eigen_positive(&eigen, positive);
+        for (size_t i = 0; i < cells; i++) {
+            product += (double)positive[i] * (matrix[i] - positive[i]);
+            size += (double)matrix[i] * matrix[i];
+            matrix[i] -= positive[i];
+        }
+        cr_expect(lt(dbl, fabs(product), 1e-5 * size), "side %u", n);
+        cr_expect(positive_with(positive, 1, &eigen, 1e-5 * sqrt(size)));
+        cr_expect(positive_with(matrix, -1, &eigen, 1e-5 * sqrt(size)));
+        cr_expect(not(positive_with(matrix, -1, &eigen, -1 - sqrt(size))));
+        coterie_eigen_close(&eigen);
+        free(matrix);
+        free(positive);
+    }
+}
+
+Test(solve, works_on_everything_once_on_any_number_of_threads)
+{
+    coterie_search_t search = unhurried;
+    coterie_solution_t solution = {.cost = 1};
+
+    for (uint32_t threads = 1; threads <= 5; threads++)
+        for (uint32_t some = 0; some <= 8; some += 4) {
+            coterie_parallel_t parallel = {threads, some, &search, &solution};
+            uint32_t marks[11] = {0};
+            cr_assert(zero(int, coterie_parallel(&parallel, 11, mark, marks)));
+            for (uint32_t i = 0; i < 11; i++)
+                cr_expect(eq(u32, marks[i],
+                             1 + (some ? i % some : i) % threads % 2));
+        }
+}
+
+Test(solve, starts_nothing_once_the_search_is_over)
+{
+    coterie_search_t search = {.deadline = 0};
+    coterie_solution_t solution = {.cost = 1};
+    coterie_parallel_t parallel = {2, 1, &search, &solution};
+    uint32_t marks[3] = {0};
+
+    cr_expect(not(zero(int, coterie_parallel(&parallel, 3, mark, marks))));
+    cr_expect(zero(u32, marks[0]));
+}
+
+Test(solve, finds_ranks_again_that_go_on_under_other_names)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    /* nodes {0, 1} and {2, 3} stay together in every renaming */
+    static const uint16_t name[LAYERS][4] = {
+        {0, 1, 2, 3}, {3, 2, 0, 1}, {1, 0, 2, 3}, {2, 3, 1, 0}};
+    uint16_t same[LAYERS * EXPERTS], renamed[LAYERS * EXPERTS];
+    float seam[(LAYERS - 1) * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_relabel_t relabel;
+    coterie_problem_t problem;
+
+    for (uint32_t i = 0; i < LAYERS * EXPERTS; i++) {
+        same[i] = (i + i / EXPERTS) % 4;
+        renamed[i] = name[i / EXPERTS][same[i]];
+    }
+    problem = following(same, seam, load, capacity);
+    cr_assert(gt(dbl, coterie_problem_cost(&problem, renamed), 0));
+    cr_assert(eq(int, COTERIE_OK, coterie_relabel_open(&relabel, &problem)));
+    cr_assert(eq(int, COTERIE_OK, coterie_relabel_seams(&relabel, renamed)));
+    cr_expect(zero(dbl, coterie_problem_cost(&problem, renamed)));
+    cr_expect(coterie_problem_legal(&problem, renamed));
+    coterie_relabel_close(&relabel);
+}
+
+Test(solve, tells_a_swaps_gain_as_the_cost_does)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    uint16_t rank_of[LAYERS * EXPERTS];
+    float seam[(LAYERS - 1) * CELLS], pair[LAYERS * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_search_t random = {.random = 5};
+    coterie_problem_t problem;
+    coterie_layer_t layer;
+
+    for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
+        rank_of[i] = i % 4;
+    problem = following(rank_of, seam, load, capacity);
+    for (uint32_t i = 0; i < (LAYERS - 1) * CELLS; i++)
+        seam[i] = coterie_search_below(&random, 50);
+    for (uint32_t i = 0; i < LAYERS * CELLS; i++) {
+        uint32_t e = i % CELLS / EXPERTS, f = i % EXPERTS;
+        pair[i] = e == f ? 0 : e * f % 7;
+    }
+    problem.pair = pair;
+    cr_assert(eq(int, COTERIE_OK, coterie_layer_open(&layer, &problem)));
+    for (uint32_t i = 0; i < 200; i++) {
+        double before = coterie_problem_cost(&problem, rank_of), gain;
+        coterie_swap_t swap = {coterie_search_below(&random, EXPERTS),
+                               coterie_search_below(&random, EXPERTS)};
+        coterie_layer_enter(&layer, rank_of, i % LAYERS);
+        gain = coterie_layer_gain(&layer, swap);
+        coterie_layer_swap(&layer, swap);
+        cr_expect(epsilon_eq(dbl, gain,
+                             before - coterie_problem_cost(&problem, rank_of),
+                             1e-3));
+    }
+    coterie_layer_close(&layer);
+}
