@@ -1,12 +1,15 @@
 coterieinclude_HEADERS += include/coterie/cost.h include/coterie/loads.h \
 	include/coterie/placement.h include/coterie/simulate.h \
-	include/coterie/topology.h include/coterie/trace.h
+	include/coterie/tiering.h include/coterie/topology.h \
+	include/coterie/trace.h
 libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
 	placement/formats_csv.c placement/formats_eplb.c \
 	placement/formats_json.c \
 	placement/formats_yaml.c placement/loads.c placement/loads_read.c \
-	placement/loads_read.h placement/loads_tensors.c placement/meter.c \
-	placement/meter.h placement/placement.c placement/placement.h \
+	placement/loads_read.h placement/loads_tensors.c placement/measure.c \
+	placement/measure.h placement/meter.c placement/meter.h \
+	placement/tiering.c placement/tiering.h placement/tiering_file.c \
+	placement/placement.c placement/placement.h \
 	placement/route.c placement/simulate.c placement/simulate.h \
 	placement/simulate_forward.c placement/simulate_modes.c placement/wire.h
 libcoterie_la_SOURCES += placement/recorder.c placement/summary.c \
@@ -22,10 +25,12 @@ lib_LTLIBRARIES += libcoterie-place.la
 coterie_place_library = libcoterie-place.la
 endif
 libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
-	placement/capacity.c placement/capacity.h placement/copies.c \
+	placement/capacity.c placement/capacity.h placement/control.c \
+	placement/copies.c placement/cure.c placement/cure.h \
+	placement/place_loads.c placement/place_options.c \
+	placement/spread.c placement/spread.h \
 	placement/copies.h placement/cover.c placement/cover.h \
-	placement/measure.c placement/measure.h placement/scores.c \
-	placement/scores.h placement/slots.c placement/slots.h \
+	placement/scores.c placement/scores.h placement/slots.c placement/slots.h \
 	placement/place.c placement/placing.c placement/placing.h \
 	placement/refine.c placement/refine.h placement/replicas.c \
 	placement/replicas.h placement/report.c placement/solve/anneal.c \

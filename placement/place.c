@@ -5,27 +5,16 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/options.h"
 #include "placement/capacity.h"
 #include "placement/placement.h"
 #include "placement/placing.h"
-#include "placement/solve/parallel.h"
 
 /* Of the time limit, where the rest is for copies and replicas: if a proof is
  * wanted or near, and if not. */
 static const double PROOF_SHARE = 0.75, PAIRS_SHARE = 0.25;
 
-static coterie_status_t options_check(const coterie_place_options_t *in,
-                                      const coterie_trace_view_t *trace,
-                                      coterie_place_options_t *out);
-static coterie_status_t limits_check(const coterie_place_options_t *options,
-                                     const coterie_trace_view_t *trace);
-static void options_default(coterie_place_options_t *options);
 static coterie_status_t trace_split(coterie_placing_t *p,
                                     const coterie_trace_t *trace);
-static coterie_status_t tokens_slice(const coterie_trace_view_t *view,
-                                     uint64_t first, uint64_t count,
-                                     coterie_trace_t **trace_p);
 static coterie_status_t problem_open(coterie_placing_t *p);
 static void loads_limit(coterie_placing_t *p);
 static void search_open(coterie_placing_t *p);
@@ -49,7 +38,7 @@ coterie_status_t coterie_place(const coterie_trace_t *trace,
                             "place: no trace, options or place for a result");
     p.search.started = coterie_search_now();
     coterie_trace_view(trace, &view);
-    status = options_check(options, &view, &p.options);
+    status = coterie_placing_options(options, view.expert_count, &p.options);
     if (status == COTERIE_OK)
         status = trace_split(&p, trace);
     if (status == COTERIE_OK)
@@ -61,97 +50,13 @@ coterie_status_t coterie_place(const coterie_trace_t *trace,
     if (status == COTERIE_OK && report != NULL)
         status = coterie_placing_report(&p, placement, &filled);
     if (status == COTERIE_OK) {
-        if (report != NULL) { /* an older caller's struct is shorter */
-            filled.size = report->size;
-            memcpy(report, &filled,
-                   report->size < sizeof(filled) ? report->size
-                                                 : sizeof(filled));
-        }
+        coterie_placing_hand(&filled, report);
         *placement_p = placement;
         placement = NULL;
     }
     coterie_placement_destroy(placement);
     placing_close(&p);
     return status;
-}
-
-static coterie_status_t options_check(const coterie_place_options_t *in,
-                                      const coterie_trace_view_t *trace,
-                                      coterie_place_options_t *out)
-{
-    coterie_status_t status = coterie_options_read(in, out, sizeof(*out),
-                                                   "place options");
-
-    if (status != COTERIE_OK)
-        return status;
-    options_default(out);
-    if (out->rank_count == 0 || out->rank_count > COTERIE_RANKS_MAX)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: %u ranks; 1 to %d would do",
-                            out->rank_count, COTERIE_RANKS_MAX);
-    if (out->rank_count % out->node_count != 0)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: %u ranks do not fill %u nodes evenly",
-                            out->rank_count, out->node_count);
-    if (out->objective > COTERIE_OBJECTIVE_CROSSING)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: there is no objective %u", out->objective);
-    if (out->mode > COTERIE_MODE_FORWARD)
-        return coterie_fail(COTERIE_ERR_INVALID, "place: there is no mode %u",
-                            out->mode);
-    if (out->threads > COTERIE_THREADS_MAX || out->proof > 1)
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: %u threads, proof %u; 1 to %d threads and "
-                            "0 or 1 would do", out->threads, out->proof,
-                            COTERIE_THREADS_MAX);
-    return limits_check(out, trace);
-}
-
-static coterie_status_t limits_check(const coterie_place_options_t *options,
-                                     const coterie_trace_view_t *trace)
-{
-    uint32_t ranks = options->rank_count, experts = trace->expert_count;
-    uint64_t most = (experts + ranks - 1) / ranks + (uint64_t)options->spare;
-
-    if (options->load_cap != 0 && !(options->load_cap >= 1))
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: load cap %g; the fullest rank has at "
-                            "least the mean, so 1 or more would do",
-                            options->load_cap);
-    if (!(options->time_limit_s > 0) || !(options->network_cost >= 1))
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: time limit %g, network cost %g; the first "
-                            "must be positive, the second 1 or more",
-                            options->time_limit_s, options->network_cost);
-    if (!(options->train_share > 0 && options->train_share <= 1))
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "place: training share %g; above 0, up to 1 "
-                            "would do", options->train_share);
-    if (options->spare > 0 && most > experts)
-        return coterie_fail(COTERIE_ERR_INFEASIBLE,
-                            "place: %u spare slots a rank; %u experts on %u "
-                            "ranks leave each no more than %u to replicate",
-                            options->spare, experts, ranks,
-                            experts - (experts + ranks - 1) / ranks);
-    return COTERIE_OK;
-}
-
-static void options_default(coterie_place_options_t *options)
-{
-    if (options->node_count == 0)
-        options->node_count = 1;
-    if (options->mode == COTERIE_MODE_AUTO)
-        options->mode = COTERIE_MODE_OWNER;
-    if (options->threads == 0)
-        options->threads = 1;
-    if (options->time_limit_s == 0)
-        options->time_limit_s = 60;
-    if (options->network_cost == 0)
-        options->network_cost = 8;
-    if (options->train_share == 0)
-        options->train_share = 0.5;
-    if (options->node_count == 1)
-        options->network_cost = 1; /* there is no network to cross */
 }
 
 /* By sequences, since tokens of one are alike; a lone sequence by tokens. What
@@ -171,7 +76,7 @@ static coterie_status_t trace_split(coterie_placing_t *p,
     if (train == units && p->options.train_share < 1 && units > 1)
         train--;
     status = whole ? coterie_trace_slice(trace, 0, train, &p->train)
-                   : tokens_slice(&view, 0, train, &p->train);
+                   : coterie_placing_slice(&view, 0, train, &p->train);
     if (status != COTERIE_OK)
         return status;
     coterie_trace_view(p->train, &p->view);
@@ -180,12 +85,12 @@ static coterie_status_t trace_split(coterie_placing_t *p,
         return COTERIE_OK;
     }
     return whole ? coterie_trace_slice(trace, train, units - train, &p->held)
-                 : tokens_slice(&view, train, units - train, &p->held);
+                 : coterie_placing_slice(&view, train, units - train, &p->held);
 }
 
-static coterie_status_t tokens_slice(const coterie_trace_view_t *view,
-                                     uint64_t first, uint64_t count,
-                                     coterie_trace_t **trace_p)
+coterie_status_t coterie_placing_slice(const coterie_trace_view_t *view,
+                                       uint64_t first, uint64_t count,
+                                       coterie_trace_t **trace_p)
 {
     coterie_trace_view_t part = *view;
     uint64_t start[2] = {0, count};

@@ -1,7 +1,8 @@
 #ifndef COTERIE_PLACEMENT_PLACING_H
 #define COTERIE_PLACEMENT_PLACING_H
-/* One call of coterie_place, in three files: place.c decides, placing.c makes
- * placements of what was decided, report.c says how good they are. */
+/* One call of coterie_place, in several files: place.c decides, placing.c makes
+ * placements of what was decided, report.c says how good they are, control.c
+ * whether affinity has to do with it. place_loads.c does without a trace. */
 #include "placement/affinity.h"
 #include "placement/slots.h"
 #include "placement/solve/solver.h"
@@ -23,6 +24,20 @@ typedef struct placing {
     int cap_raised;
 } coterie_placing_t;
 
+/* A caller's options, checked, with defaults filled in. */
+coterie_status_t coterie_placing_options(const coterie_place_options_t *in,
+                                         uint32_t expert_count,
+                                         coterie_place_options_t *out);
+
+/* Gives the caller, who may be older or want none, a report. */
+void coterie_placing_hand(const coterie_place_report_t *filled,
+                          coterie_place_report_t *report);
+
+/* Some tokens, as one sequence. */
+coterie_status_t coterie_placing_slice(const coterie_trace_view_t *view,
+                                       uint64_t first, uint64_t count,
+                                       coterie_trace_t **trace_p);
+
 /* Without replicas or scores. */
 coterie_status_t coterie_placing_single(const coterie_placing_t *p,
                                         const uint16_t *rank_of,
@@ -39,6 +54,11 @@ coterie_status_t coterie_placing_copies(const coterie_trace_t *trace,
                                         const coterie_placement_t *placement,
                                         coterie_mode_t mode,
                                         double network_cost, double *copies_p);
+
+/* Fills the report's affinity fields. */
+coterie_status_t coterie_placing_control(const coterie_placing_t *p,
+                                         const coterie_placement_t *placement,
+                                         coterie_place_report_t *report);
 
 coterie_status_t coterie_placing_report(const coterie_placing_t *p,
                                         const coterie_placement_t *placement,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "placement/cure.h"
 #include "placement/measure.h"
 #include "placement/placing.h"
 
@@ -15,6 +16,8 @@ static coterie_status_t report_loads(const coterie_placing_t *p,
                                      const coterie_placement_t *placement,
                                      coterie_place_report_t *report);
 static int caps_kept(const coterie_placing_t *p, const uint64_t *load);
+static coterie_status_t report_cure(const coterie_placing_t *p,
+                                    coterie_place_report_t *report);
 static coterie_status_t report_held(const coterie_placing_t *p,
                                     const coterie_placement_t *placement,
                                     coterie_place_report_t *report);
@@ -29,6 +32,10 @@ coterie_status_t coterie_placing_report(const coterie_placing_t *p,
     status = report_loads(p, placement, report);
     if (status == COTERIE_OK)
         status = report_held(p, placement, report);
+    if (status == COTERIE_OK)
+        status = coterie_placing_control(p, placement, report);
+    if (status == COTERIE_OK && report->cap_raised)
+        status = report_cure(p, report);
     report->elapsed_s = coterie_search_now() - p->search.started;
     return status;
 }
@@ -60,7 +67,7 @@ static void report_train(const coterie_placing_t *p,
     report->train_copies_polished = p->train_copies_polished;
 }
 
-/* What ranks serve once the training part is routed. */
+/* What ranks serve once tokens are routed. */
 static coterie_status_t report_loads(const coterie_placing_t *p,
                                      const coterie_placement_t *placement,
                                      coterie_place_report_t *report)
@@ -69,21 +76,52 @@ static coterie_status_t report_loads(const coterie_placing_t *p,
     size_t cells = (size_t)layers * ranks;
     uint64_t *load = calloc(cells, sizeof(*load));
     coterie_placement_t *in_order = NULL;
+    coterie_trace_view_t held;
     coterie_status_t status;
 
     if (load == NULL)
         return coterie_fail_memory(cells * sizeof(*load), "measured loads");
+    coterie_trace_view(p->held, &held);
     status = coterie_placing_single(p, p->in_order, &in_order);
     if (status == COTERIE_OK) {
-        coterie_measure(&p->view, in_order, p->options.mode, load);
+        coterie_mode_t mode = p->options.mode;
+        coterie_measure(&p->view, in_order, mode, load);
         report->load_in_order = coterie_measure_fullest(load, layers, ranks);
-        coterie_measure(&p->view, placement, p->options.mode, load);
+        coterie_measure(&held, in_order, mode, load);
+        report->held_load_in_order =
+            coterie_measure_fullest(load, layers, ranks);
+        coterie_measure(&held, placement, mode, load);
+        report->held_load = coterie_measure_fullest(load, layers, ranks);
+        coterie_measure(&p->view, placement, mode, load);
         report->load = coterie_measure_fullest(load, layers, ranks);
         report->cap_raised = !caps_kept(p, load);
         report->load_cap =
             report->cap_raised ? report->load : p->options.load_cap;
     }
     coterie_placement_destroy(in_order);
+    free(load);
+    return status;
+}
+
+static coterie_status_t report_cure(const coterie_placing_t *p,
+                                    coterie_place_report_t *report)
+{
+    size_t items = (size_t)p->view.layer_count * p->view.expert_count;
+    double *load = calloc(items, sizeof(*load));
+    coterie_cure_t cure = {
+        .layer_count = p->view.layer_count,
+        .expert_count = p->view.expert_count,
+        .rank_count = p->options.rank_count, .capacity = p->capacity,
+        .spare = p->options.spare, .load = load,
+        .load_cap = p->options.load_cap};
+    coterie_status_t status;
+
+    if (load == NULL)
+        return coterie_fail_memory(items * sizeof(*load), "loads");
+    for (size_t i = 0; i < items; i++)
+        load[i] = (double)p->problem.load[i];
+    status = coterie_cure_find(&cure, &report->cure_spare,
+                               &report->cure_replicas);
     free(load);
     return status;
 }

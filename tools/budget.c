@@ -35,6 +35,10 @@ coterie_status_t budget_open(job_t *job)
     if (o->budget == NULL && o->host_budget != NULL)
         return failure(COTERIE_ERR_INVALID,
                        "--host-budget needs a --budget");
+    if (o->tiers != NULL && (o->budget == NULL || o->hot != NULL))
+        return failure(COTERIE_ERR_INVALID,
+                       "--tiers needs a --budget, and no --hot, which says "
+                       "the same");
     if (o->budget == NULL)
         return COTERIE_OK;
     status = budget_parse("--budget", o->budget, &options.budget,
@@ -42,7 +46,7 @@ coterie_status_t budget_open(job_t *job)
     if (status == COTERIE_OK && o->host_budget != NULL)
         status = budget_parse("--host-budget", o->host_budget,
                               &options.host_budget, &options.host_percent);
-    if (status == COTERIE_OK && o->hot != NULL)
+    if (status == COTERIE_OK && (o->hot != NULL || o->tiers != NULL))
         status = hot_read(job, &hot);
     if (status != COTERIE_OK)
         return status;
@@ -164,9 +168,13 @@ static coterie_status_t hot_read(const job_t *job, uint64_t **hot_p)
 
     if (hot == NULL)
         return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
-    status = coterie_hot_read(job->options->hot, c->moe_layers, c->experts,
-                              hot);
-    if (status == COTERIE_ERR_NOT_FOUND)
+    if (job->options->tiers != NULL)
+        status = coterie_tiering_read(job->options->tiers, c->moe_layers,
+                                      c->experts, hot);
+    else
+        status = coterie_hot_read(job->options->hot, c->moe_layers,
+                                  c->experts, hot);
+    if (status == COTERIE_ERR_NOT_FOUND && job->options->hot != NULL)
         status = COTERIE_OK;
     if (status == COTERIE_OK)
         *hot_p = hot;

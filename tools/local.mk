@@ -4,7 +4,8 @@ coterie_SOURCES = tools/main.c tools/command.c tools/command.h \
 	tools/budget.c tools/budget.h tools/budget_layers.c tools/cluster.c \
 	tools/cluster.h tools/doctor.c tools/doctor.h \
 	tools/doctor_measure.c tools/pack.c tools/trace.c \
-	tools/place.c tools/replace.c tools/sim.c tools/info.c tools/convert.c \
+	tools/place.c tools/place.h tools/place_report.c tools/replace.c \
+	tools/sim.c tools/info.c tools/convert.c \
 	tools/cache_command.c tools/predict.c tools/playing.c tools/playing.h \
 	tools/run.c tools/job.c tools/job.h tools/prompts.c tools/prompts.h \
 	tools/ranks.c tools/rank.c tools/rank.h tools/collect.c \

@@ -2,20 +2,20 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include <coterie/place.h>
-
-#include "tools/cluster.h"
 #include "tools/command.h"
 #include "tools/modes.h"
+#include "tools/place.h"
 #include "tools/report.h"
 
 typedef struct place_options {
     cluster_options_t cluster;
     uint32_t spare, objective, mode, seed, experts, format, threads;
-    double load_cap, time_limit;
-    const char *output;
-    bool json, force, proof;
+    double load_cap, time_limit, host_us, disk_us;
+    const char *output, *tiers, *expert_bytes, *device_memory, *host_memory;
+    bool json, force, proof, loads;
 } place_options_t;
 
 static const char *const objective_names[] = {"dispatch", "crossing", NULL};
@@ -50,6 +50,20 @@ static const option_spec_t place_specs[] = {
      "work on the bound until it is proved or time is out", 0, 0, NULL},
     {"network-cost", 0, OPTION_REAL, FIELD(cluster.network_cost), "F",
      "a copy between nodes, in copies within (8)", 0.001, 1e6, NULL},
+    {"loads", 0, OPTION_FLAG, FIELD(loads), NULL,
+     "the operand holds loads, without order", 0, 0, NULL},
+    {"expert-bytes", 0, OPTION_TEXT, FIELD(expert_bytes), "BYTES",
+     "of one expert, as in 12M; memory and tiers need it", 0, 0, NULL},
+    {"tiers", 0, OPTION_TEXT, FIELD(tiers), "T.json",
+     "where to write which expert starts in which tier", 0, 0, NULL},
+    {"device-memory", 0, OPTION_TEXT, FIELD(device_memory), "BYTES",
+     "of a rank, for experts, as in 8G (none)", 0, 0, NULL},
+    {"host-memory", 0, OPTION_TEXT, FIELD(host_memory), "BYTES",
+     "the same, of its host (none)", 0, 0, NULL},
+    {"host-cost", 0, OPTION_REAL, FIELD(host_us), "US",
+     "of an expert used from the host (reading at 25 GB/s)", 0, 1e9, NULL},
+    {"disk-cost", 0, OPTION_REAL, FIELD(disk_us), "US",
+     "of an expert used from the disk (reading at 3 GB/s)", 0, 1e9, NULL},
     {"experts", 'e', OPTION_COUNT, FIELD(experts), "N",
      "experts per layer (the largest id and one)", 1, 1 << 15, NULL},
     {"format", 'f', OPTION_CHOICE, FIELD(format), "NAME",
@@ -62,7 +76,7 @@ static const option_spec_t place_specs[] = {
 
 const command_t command_place = {
     .name = "place",
-    .operands = "TRACE",
+    .operands = "TRACE|LOADS",
     .operands_least = 1,
     .operands_most = 1,
     .summary = "decides which rank holds which expert, by GLPK",
@@ -89,76 +103,147 @@ static volatile sig_atomic_t interrupted;
 
 static void interrupt(int signal_number);
 static int place_progress(void *arg, const coterie_place_progress_t *now);
+static coterie_status_t job_open(const invocation_t *in, place_job_t *job);
+static void job_close(place_job_t *job);
+static coterie_status_t bytes_parse(const char *option, const char *text,
+                                    uint64_t *bytes_p);
 static coterie_status_t place_search(const place_options_t *o,
-                                     const cluster_t *cluster,
-                                     const coterie_trace_t *trace,
-                                     coterie_placement_t **placement_p,
-                                     coterie_place_report_t *report);
-static coterie_status_t place_json(const coterie_place_report_t *r);
-static void place_text(const coterie_place_report_t *r);
+                                     place_job_t *job);
+static coterie_status_t place_tiers(const place_options_t *o,
+                                    place_job_t *job);
 
 static int place_run(const invocation_t *in)
 {
     const place_options_t *o = in->options;
-    coterie_place_report_t report = COTERIE_PLACE_REPORT_INIT;
-    cluster_t cluster = {.topology = NULL};
-    coterie_placement_t *placement = NULL;
-    coterie_trace_t *trace = NULL;
+    place_job_t job = {.report = COTERIE_PLACE_REPORT_INIT,
+                       .tiers = COTERIE_TIERING_REPORT_INIT};
     coterie_status_t status;
 
     if (o->cluster.ranks == 0 && o->cluster.topology == NULL)
         return command_refuse(in, "needs --ranks R or --topology");
     if (o->output == NULL)
         return command_refuse(in, "needs -o P.json");
-    status = output_check(o->output, o->force);
+    if (o->tiers != NULL && (o->expert_bytes == NULL || o->loads))
+        return command_refuse(in, "--tiers needs a trace and --expert-bytes");
+    status = job_open(in, &job);
     if (status == COTERIE_OK)
-        status = cluster_open(&o->cluster, &cluster);
-    if (status == COTERIE_OK)
-        status = coterie_trace_read(in->operands[0], o->experts, &trace);
-    if (status == COTERIE_OK)
-        status = place_search(o, &cluster, trace, &placement, &report);
+        status = place_search(o, &job);
+    if (status == COTERIE_OK && o->tiers != NULL)
+        status = place_tiers(o, &job);
     if (status == COTERIE_OK)
         status = coterie_placement_write(
-            placement, o->output, (coterie_placement_format_t)o->format,
+            job.placement, o->output, (coterie_placement_format_t)o->format,
             o->force);
-    coterie_placement_destroy(placement);
-    coterie_trace_destroy(trace);
-    cluster_close(&cluster);
+    if (status == COTERIE_OK && o->tiers != NULL)
+        status = coterie_tiering_write(job.tiering, o->tiers, o->force);
     if (status == COTERIE_OK && o->json)
-        status = place_json(&report);
+        status = place_json(&job);
     else if (status == COTERIE_OK)
-        place_text(&report);
+        place_text(&job);
+    job_close(&job);
     return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
 }
 
+static coterie_status_t job_open(const invocation_t *in, place_job_t *job)
+{
+    const place_options_t *o = in->options;
+    coterie_status_t status = output_check(o->output, o->force);
+
+    if (status == COTERIE_OK && o->tiers != NULL)
+        status = output_check(o->tiers, o->force);
+    if (status == COTERIE_OK)
+        status = bytes_parse("expert-bytes", o->expert_bytes,
+                             &job->expert_bytes);
+    if (status == COTERIE_OK)
+        status = cluster_open(&o->cluster, &job->cluster);
+    if (status == COTERIE_OK && o->loads)
+        status = coterie_loads_read(in->operands[0], &job->loads);
+    else if (status == COTERIE_OK)
+        status = coterie_trace_read(in->operands[0], o->experts, &job->trace);
+    return status;
+}
+
+static void job_close(place_job_t *job)
+{
+    coterie_tiering_destroy(job->tiering);
+    coterie_placement_destroy(job->placement);
+    coterie_trace_destroy(job->trace);
+    coterie_loads_destroy(job->loads);
+    cluster_close(&job->cluster);
+}
+
+/* As in 12M. NULL is 0. */
+static coterie_status_t bytes_parse(const char *option, const char *text,
+                                    uint64_t *bytes_p)
+{
+    static const char units[] = "KMGT";
+    char *end = NULL;
+    double value = text == NULL ? 0 : strtod(text, &end);
+
+    if (text != NULL && *end != 0 && strchr(units, *end) != NULL)
+        for (const char *u = units; u <= strchr(units, *end); u++)
+            value *= 1024;
+    end = end != NULL && *end != 0 ? end + 1 : end;
+    if (text != NULL && (!(value >= 1 && value < 1e18) || *end != 0))
+        return failure(COTERIE_ERR_INVALID,
+                       "--%s %s: give bytes, as in 8G or 500M", option, text);
+    *bytes_p = (uint64_t)value;
+    return COTERIE_OK;
+}
+
 static coterie_status_t place_search(const place_options_t *o,
-                                     const cluster_t *cluster,
-                                     const coterie_trace_t *trace,
-                                     coterie_placement_t **placement_p,
-                                     coterie_place_report_t *report)
+                                     place_job_t *job)
 {
     progress_t progress = {.what = "place"};
     struct sigaction ours = {.sa_handler = interrupt}, before;
     coterie_place_options_t options = COTERIE_PLACE_OPTIONS_INIT;
+    coterie_topology_options_t view = COTERIE_TOPOLOGY_OPTIONS_INIT;
     coterie_status_t status;
 
-    options.rank_count = cluster->ranks;
-    options.node_count = cluster->nodes;
+    if (job->cluster.topology != NULL)
+        coterie_topology_view(job->cluster.topology, &view);
+    options.rank_count = job->cluster.ranks;
+    options.node_count = job->cluster.nodes;
     options.spare = o->spare;
     options.objective = o->objective;
     options.mode = o->mode;
     options.seed = o->seed;
     options.load_cap = o->load_cap;
     options.time_limit_s = o->time_limit;
-    options.network_cost = cluster->network_cost;
+    options.network_cost = job->cluster.network_cost;
     options.threads = o->threads;
     options.proof = o->proof;
+    options.slots = view.slots;
+    options.expert_bytes = job->expert_bytes;
+    options.memory = job->expert_bytes > 0 ? view.memory : NULL;
     options.progress = place_progress;
     options.progress_arg = &progress;
     sigaction(SIGINT, &ours, &before);
-    status = coterie_place(trace, &options, placement_p, report);
+    status = o->loads ? coterie_place_loads(job->loads, &options,
+                                            &job->placement, &job->report)
+                      : coterie_place(job->trace, &options, &job->placement,
+                                      &job->report);
     sigaction(SIGINT, &before, NULL);
     progress_end(&progress);
+    return status;
+}
+
+static coterie_status_t place_tiers(const place_options_t *o, place_job_t *job)
+{
+    coterie_tiering_options_t options = COTERIE_TIERING_OPTIONS_INIT;
+    coterie_status_t status = bytes_parse("device-memory", o->device_memory,
+                                          &options.device_bytes);
+
+    if (status == COTERIE_OK)
+        status = bytes_parse("host-memory", o->host_memory,
+                             &options.host_bytes);
+    options.expert_bytes = job->expert_bytes;
+    options.host_us = o->host_us;
+    options.disk_us = o->disk_us;
+    options.mode = o->mode;
+    if (status == COTERIE_OK)
+        status = coterie_tiering_create(job->trace, job->placement, &options,
+                                        &job->tiering, &job->tiers);
     return status;
 }
 
@@ -179,49 +264,6 @@ static int place_progress(void *arg, const coterie_place_progress_t *now)
              now->solver, now->cost, now->bound, now->elapsed_s, now->left_s);
     progress_show(arg, text);
     return interrupted;
-}
-
-static coterie_status_t place_json(const coterie_place_report_t *r)
-{
-    return json_print(json_pack(
-        "{s:s, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
-        "s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:f, s:f}",
-        "solver", r->solver, "proved", (int)r->proved, "load_cap_raised",
-        (int)r->cap_raised, "load_cap", r->load_cap, "cost_in_order",
-        r->cost_in_order, "cost_random", r->cost_random, "cost", r->cost,
-        "bound", r->bound, "gap", r->gap, "kappa", r->kappa, "load_in_order",
-        r->load_in_order, "load", r->load, "held_cost_in_order",
-        r->held_cost_in_order, "held_cost", r->held_cost,
-        "held_copies_in_order", r->held_copies_in_order,
-        "held_copies_two_phase", r->held_copies[0], "held_copies_owner",
-        r->held_copies[1], "held_copies_forward", r->held_copies[2],
-        "elapsed_s", r->elapsed_s, "polished", (int)r->polished,
-        "train_copies", r->train_copies, "train_copies_polished",
-        r->train_copies_polished));
-}
-
-static void place_text(const coterie_place_report_t *r)
-{
-    printf("solver     %s, %.1f s\n"
-           "cost       %.4f placed, %.4f in order, %.4f at random\n"
-           "bound      %.4f, gap %.2f %%, kappa %.3f%s\n"
-           "load       %.3f of the fullest rank over the mean (in order "
-           "%.3f)\n",
-           r->solver, r->elapsed_s, r->cost, r->cost_in_order, r->cost_random,
-           r->bound, 100 * r->gap, r->kappa,
-           r->proved ? ": proved optimal" : "", r->load, r->load_in_order);
-    if (r->polished)
-        printf("polished   to %.4f copies per token and layer, from %.4f of "
-               "the placement above (train)\n",
-               r->train_copies_polished, r->train_copies);
-    if (r->cap_raised)
-        printf("load cap   raised to %.3f: hot experts allow no less\n",
-               r->load_cap);
-    printf("held out   cost %.4f placed, %.4f in order\n"
-           "copies     %.3f two-phase in order; placed: %.3f two-phase, %.3f "
-           "owner, %.3f forward\n",
-           r->held_cost, r->held_cost_in_order, r->held_copies_in_order,
-           r->held_copies[0], r->held_copies[1], r->held_copies[2]);
 }
 
 #else

@@ -15,6 +15,7 @@
 #include <coterie/session.h>
 #include <coterie/simulate.h>
 #include <coterie/status.h>
+#include <coterie/tiering.h>
 #include <coterie/tiers.h>
 #include <coterie/topology.h>
 #include <coterie/trace.h>

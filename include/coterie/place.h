@@ -3,6 +3,7 @@
 /** @file
  * Placement by integer programming. In libcoterie-place, which links GLPK
  * (GPL-3); engines need only libcoterie and the file that is written. */
+#include <coterie/loads.h>
 #include <coterie/placement.h>
 #include <coterie/trace.h>
 
@@ -57,6 +58,16 @@ typedef struct coterie_place_options {
 
 #define COTERIE_PLACE_OPTIONS_INIT { .size = sizeof(coterie_place_options_t) }
 
+/** Whether what was learned about which experts go together holds on tokens
+ * that were not optimised on. Values are ABI. */
+typedef enum coterie_affinity {
+    COTERIE_AFFINITY_UNKNOWN = 0, /**< too few tokens to say, or loads only */
+    COTERIE_AFFINITY_HELD = 1,    /**< affinity_gain is 1 % or more, and three
+                                       standard errors */
+    COTERIE_AFFINITY_NONE = 2     /**< it is not: placement will not help, for
+                                       there is popularity only */
+} coterie_affinity_t;
+
 /** What was found and how good it is. "train" is the part of the trace that
  * was optimised on, "held" the rest. */
 typedef struct coterie_place_report {
@@ -80,8 +91,18 @@ typedef struct coterie_place_report {
      * gap, kappa and held_cost are about, but one that moves fewer copies on
      * train, in the mode asked, per token and layer: train_copies_polished
      * against train_copies (both 0 where that was not tried). */
-    uint32_t polished, reserved;
+    uint32_t polished;
+    uint32_t affinity; /**< coterie_affinity_t: whether held tokens have any */
     double train_copies, train_copies_polished;
+    /** What affinity saves of the held copies, as a share of those of the same
+     * tokens with their choices shuffled among them, layer by layer, so that
+     * only loads are left; and that share's standard error. */
+    double affinity_gain, affinity_error;
+    double held_load_in_order, held_load; /**< as load, on held tokens */
+    /** Where load_cap was raised: spare slots per rank and layer, and replicas
+     * in all, with which loads alone would allow it, each expert's being
+     * spread evenly over its replicas; 0: none would, or it was not raised. */
+    uint32_t cure_spare, cure_replicas;
 } coterie_place_report_t;
 
 #define COTERIE_PLACE_REPORT_INIT { .size = sizeof(coterie_place_report_t) }
@@ -92,6 +113,16 @@ typedef struct coterie_place_report {
  * @return OK also when stopped early; ERR_INFEASIBLE with the reason */
 COTERIE_API coterie_status_t coterie_place(
     const coterie_trace_t *trace, const coterie_place_options_t *options,
+    coterie_placement_t **placement_p, coterie_place_report_t *report);
+
+/** Decides a placement from loads alone: balances them, with replicas. Of the
+ * options, objective, mode, threads and proof do not matter; the earlier
+ * windows are optimised on, the rest is held, where there are several.
+ *
+ * @param report  may be NULL; its loads are filled, and the cap's fields
+ * @return as coterie_place */
+COTERIE_API coterie_status_t coterie_place_loads(
+    const coterie_loads_t *loads, const coterie_place_options_t *options,
     coterie_placement_t **placement_p, coterie_place_report_t *report);
 
 #ifdef __cplusplus
