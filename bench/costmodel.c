@@ -265,7 +265,8 @@ static void report(const plan_t *plan, const run_t *runs,
     }
     printf("{\"transport\": \"%s\", \"ranks\": %u, \"message_us\": %.3f, "
            "\"copy_us_per_kib\": %.4f, \"row_us\": %.4f, "
-           "\"row_us_per_kib\": %.4f, \"layer_us\": %.3f, \"late_share\": %.3f, ",
+           "\"row_us_per_kib\": %.4f, \"layer_us\": %.3f, "
+           "\"late_share\": %.3f, ",
            plan->mpi ? "mpi" : "threads", plan->rank_count,
            figures->value[MESSAGE_US], figures->value[COPY_US],
            figures->value[ROW_US], figures->value[BYTES_US],

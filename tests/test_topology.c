@@ -49,7 +49,8 @@ Test(topology, of_a_cluster_is_read_from_json)
              "\"bandwidth_gbs\": 400}, \"network\": {\"latency_us\": 9, "
              "\"bandwidth_gbs\": 50, \"message_us\": 0.5}}, "
              "\"compute\": {\"expert_us\": 7, \"row_us\": 0.25, "
-             "\"token_us\": 3, \"layer_us\": 2, \"copy_gbs\": 9}, \"slots\": [1,2,3,4,5,6], "
+             "\"token_us\": 3, \"layer_us\": 2, "
+             "\"copy_gbs\": 9}, \"slots\": [1,2,3,4,5,6], "
              "\"memory_bytes\": 8000000000}");
     coterie_topology_options_t view;
 
