@@ -64,6 +64,55 @@ AC_DEFUN([COTERIE_WITH_MPI], [
      with_mpi=$coterie_mpi])
   COTERIE_FOUND([mpi], [ranks as MPI processes])])
 
+dnl CUDA: a compiler, its static runtime (so that a machine without a driver
+dnl loads what is built), and one architecture or more. A name that ends in a
+dnl letter runs on that architecture only; the others also on later ones.
+AC_DEFUN([COTERIE_WITH_CUDA], [
+  AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda=DIR|yes|no|auto],
+    [ranks on NVIDIA GPUs])], [], [with_cuda=auto])
+  AC_ARG_WITH([cuda-arch], [AS_HELP_STRING([--with-cuda-arch="80 90a"],
+    [architectures to build kernels for])], [], [with_cuda_arch="80 90a"])
+  AS_CASE([$with_cuda], [no|yes|auto], [coterie_cuda=/usr/local/cuda],
+          [coterie_cuda=$with_cuda; with_cuda=yes])
+  AC_ARG_VAR([NVCC], [CUDA compiler])
+  AS_IF([test "x$with_cuda" != xno], [
+    AC_PATH_PROG([NVCC], [nvcc], [], [$coterie_cuda/bin$PATH_SEPARATOR$PATH])
+    AS_IF([test -n "$NVCC"],
+      [coterie_cuda=$(cd "$(dirname "$NVCC")/.." && pwd)])
+    COTERIE_CUDA_LINKS([$with_cuda_arch])
+    AS_IF([test "x$with_cuda$coterie_links" = xyesno],
+      [AC_MSG_ERROR([--with-cuda: no nvcc that builds for $with_cuda_arch; dnl
+see config.log])])
+    with_cuda=$coterie_links])
+  COTERIE_FOUND([cuda], [ranks on NVIDIA GPUs])])
+
+dnl COTERIE_CUDA_LINKS(architectures): sets coterie_links, NVCC_ARCH, CUDA_LIBS
+AC_DEFUN([COTERIE_CUDA_LINKS], [
+  NVCC_ARCH=
+  for arch in $1; do
+    AS_CASE([$arch],
+      [*[[a-z]]], [coterie_code="sm_$arch"],
+      [coterie_code="[[sm_$arch,compute_$arch]]"])
+    NVCC_ARCH="$NVCC_ARCH -gencode arch=compute_$arch,code=$coterie_code"
+  done
+  CUDA_CFLAGS="-isystem $coterie_cuda/include"
+  CUDA_LIBS="-L$coterie_cuda/lib64 -lcudart_static -ldl -lrt -lpthread"
+  AC_MSG_CHECKING([whether CUDA programs build for $1])
+  coterie_links=no
+  cat >conftest.cu <<_ACEOF
+extern "C" __global__ void kernel(int *x) { *x = 1; }
+int main(void) { int *x = 0; kernel<<<1, 1>>>(x); return 0; }
+_ACEOF
+  AS_IF([test -n "$NVCC" &&
+         "$NVCC" $NVCC_ARCH -o conftest$EXEEXT conftest.cu \
+           >&AS_MESSAGE_LOG_FD 2>&1], [coterie_links=yes])
+  rm -f conftest.cu conftest$EXEEXT
+  AS_IF([test "x$coterie_links" != xyes], [CUDA_CFLAGS= CUDA_LIBS=])
+  AC_MSG_RESULT([$coterie_links])
+  AC_SUBST([NVCC_ARCH])
+  AC_SUBST([CUDA_CFLAGS])
+  AC_SUBST([CUDA_LIBS])])
+
 AC_DEFUN([COTERIE_WARNINGS], [
   AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror],
     [treat warnings as errors])], [], [enable_werror=no])

@@ -4,6 +4,7 @@
  * All of libcoterie. libcoterie-place adds coterie/place.h. */
 #include <coterie/api.h>
 #include <coterie/cost.h>
+#include <coterie/device.h>
 #include <coterie/ffn.h>
 #include <coterie/host.h>
 #include <coterie/kernels.h>

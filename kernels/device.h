@@ -1,0 +1,70 @@
+#ifndef COTERIE_KERNELS_DEVICE_H
+#define COTERIE_KERNELS_DEVICE_H
+/* Memory, order and kernels of a device. Work is queued on a stream, and done
+ * in the order queued; a device has two, so that copies overlap computing. */
+#include <coterie/device.h>
+
+#include "kernels/cuda/kernels.h"
+
+typedef enum coterie_stream {
+    COTERIE_STREAM_COMPUTE,
+    COTERIE_STREAM_COPY,
+    COTERIE_STREAM_COUNT
+} coterie_stream_t;
+
+/* Addresses in a row, backed by memory as far as it has grown: what lies in it
+ * never moves, and nothing is lost between pieces. */
+typedef struct coterie_device_arena {
+    char *data;
+    size_t size;     /* backed by memory */
+    size_t reserved; /* most that it can grow to */
+    void *backend;   /* the device's own */
+} coterie_device_arena_t;
+
+/* A backend is one file that fills this table. No slot is NULL. All return a
+ * status whose line names the call and the device. */
+typedef struct coterie_device_ops {
+    const char *kind; /* "cuda", "host" */
+    coterie_status_t (*allocate)(coterie_device_t *d, size_t size, void **p);
+    void (*release)(coterie_device_t *d, void *p);
+    /* Memory of the host that the device copies from and to by itself. */
+    coterie_status_t (*host_allocate)(coterie_device_t *d, size_t size,
+                                      void **p);
+    void (*host_release)(coterie_device_t *d, void *p);
+    coterie_status_t (*arena_reserve)(coterie_device_t *d, size_t reserved,
+                                      coterie_device_arena_t *arena);
+    /* At least to this size; more, as memory comes in pieces. */
+    coterie_status_t (*arena_grow)(coterie_device_t *d,
+                                   coterie_device_arena_t *arena, size_t size);
+    void (*arena_release)(coterie_device_t *d, coterie_device_arena_t *arena);
+    /* Queues a copy in any direction. Memory of the host must be pinned for
+     * it not to wait. */
+    coterie_status_t (*copy)(coterie_device_t *d, coterie_stream_t stream,
+                             void *to, const void *from, size_t size);
+    coterie_status_t (*fill)(coterie_device_t *d, coterie_stream_t stream,
+                             void *to, int byte, size_t size);
+    /* What is queued on `later` afterwards waits for what is on `earlier`. */
+    coterie_status_t (*order)(coterie_device_t *d, coterie_stream_t earlier,
+                              coterie_stream_t later);
+    /* The host waits for all that is queued. */
+    coterie_status_t (*wait)(coterie_device_t *d, coterie_stream_t stream);
+    /* The status of a launch that returned `error`. */
+    coterie_status_t (*launched)(coterie_device_t *d, const char *kernel,
+                                 int error);
+    void (*close)(coterie_device_t *d);
+} coterie_device_ops_t;
+
+/* Every backend's device begins with this. */
+struct coterie_device {
+    const coterie_device_ops_t *ops;
+    const coterie_gpu_kernels_t *kernels;
+    uint32_t index;
+    uint32_t blocks; /* of kernels: how many fill the device */
+    void *stream[COTERIE_STREAM_COUNT];
+};
+
+coterie_status_t coterie_device_open_host(coterie_device_t **device_p);
+coterie_status_t coterie_device_open_cuda(uint32_t index,
+                                          coterie_device_t **device_p);
+
+#endif
