@@ -113,6 +113,7 @@ void coterie_bank_destroy(coterie_bank_t *bank)
 {
     if (bank == NULL)
         return;
+    coterie_bank_device_destroy(bank->device);
     free(bank->experts);
     coterie_arena_destroy(&bank->arena);
     free(bank->items);
@@ -131,6 +132,8 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
                                       const float *x, float *sums,
                                       void *scratch)
 {
+    if (bank->device != NULL)
+        return coterie_bank_device_compute(bank, layer, rows, x, sums);
     if (bank->tiers != NULL)
         return coterie_bank_tiers_compute(bank, layer, rows, x, sums, scratch);
     coterie_bank_ffn(

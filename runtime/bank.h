@@ -7,6 +7,8 @@
 #include "offload/arena.h"
 #include "offload/tiers.h"
 
+typedef struct coterie_bank_device coterie_bank_device_t;
+
 struct coterie_bank {
     uint32_t rank, layer_count, expert_count;
     uint32_t slot_count; /* this rank's, of each layer */
@@ -14,6 +16,8 @@ struct coterie_bank {
     coterie_expert_weights_t *experts; /* [layer, slot] */
     coterie_arena_t arena;             /* their records, in huge pages */
     coterie_pool_t *pool;              /* or NULL */
+
+    coterie_bank_device_t *device; /* has the experts; NULL: arena has */
 
     coterie_tiers_t *tiers; /* NULL: all that follows is unused */
     coterie_expert_format_t format;
@@ -47,5 +51,13 @@ coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,
                                             const coterie_expert_rows_t *rows,
                                             const float *x, float *sums,
                                             void *scratch);
+
+/* bank_device.c: the same of a bank that was moved to a device. */
+coterie_status_t coterie_bank_device_compute(const coterie_bank_t *bank,
+                                             uint32_t layer,
+                                             const coterie_expert_rows_t *rows,
+                                             const float *x, float *sums);
+/* Accepts NULL. */
+void coterie_bank_device_destroy(coterie_bank_device_t *device);
 
 #endif

@@ -69,6 +69,32 @@ tests_run_SOURCES += tests/test_copies.c tests/test_place.c \
 	tests/test_replace.c \
 	tests/test_solve.c
 endif
+# The GPU's kernels for the CPU, found before CUDA's own headers.
+if RUN_CRITERION
+check_LTLIBRARIES = tests/libemulated.la
+endif
+tests_libemulated_la_SOURCES = tests/emulated/combine.cc \
+	tests/emulated/cuda_runtime.h tests/emulated/emulator.cc \
+	tests/emulated/ffn.cc tests/emulated/ffn_bytes.cc \
+	tests/emulated/ffn_halves.cc tests/emulated/kernels.h \
+	tests/emulated/ptx_emulated.cuh tests/emulated/router.cc \
+	tests/emulated/sort.cc
+tests_libemulated_la_CPPFLAGS = -I$(srcdir)/tests/emulated $(AM_CPPFLAGS)
+tests_libemulated_la_CXXFLAGS = -std=c++17 -Wall -Wextra \
+	-Wno-unknown-pragmas $(SANITIZER_FLAGS)
+tests_run_SOURCES += tests/gpu_checks.c tests/gpu_checks.h \
+	tests/test_device.c tests/test_gpu.c
+tests_run_LDADD += tests/libemulated.la -lstdc++
+
+# On a machine with a GPU; elsewhere every check says that it was skipped.
+EXTRA_PROGRAMS = tests/gpu
+tests_gpu_SOURCES = tests/gpu.c tests/gpu_checks.c tests/gpu_checks.h
+tests_gpu_LDFLAGS = $(AM_LDFLAGS) -static
+tests_gpu_LDADD = libcoterie.la
+check-gpu: tests/gpu$(EXEEXT)
+	tests/gpu$(EXEEXT)
+.PHONY: check-gpu
+
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
 	COTERIE_COMMAND='$(abs_builddir)/coterie'; \

@@ -11,7 +11,7 @@
 
 typedef struct info_options {
     uint32_t ranks;
-    bool json;
+    bool json, devices;
 } info_options_t;
 
 /* What a file is, by how it begins. */
@@ -35,6 +35,7 @@ enum { HAS_HWLOC = 0 };
 
 static int info_run(const invocation_t *in);
 static coterie_status_t build_report(const info_options_t *o);
+static coterie_status_t devices_report(const info_options_t *o);
 static coterie_status_t kind_find(const char *path, file_kind_t *kind_p);
 static coterie_status_t model_report(const info_options_t *o,
                                      const char *path);
@@ -47,6 +48,8 @@ static coterie_status_t placement_report(const info_options_t *o,
 static const option_spec_t info_specs[] = {
     {"ranks", 'r', OPTION_COUNT, offsetof(info_options_t, ranks), "R",
      "for placements that do not say it", 1, 4096, NULL},
+    {"devices", 0, OPTION_FLAG, offsetof(info_options_t, devices), NULL,
+     "list this machine's GPUs, or say why there are none", 0, 0, NULL},
     {"json", 0, OPTION_FLAG, offsetof(info_options_t, json), NULL,
      "print one JSON object", 0, 0, NULL},
     {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
@@ -70,8 +73,10 @@ static int info_run(const invocation_t *in)
     file_kind_t kind = KIND_MODEL;
     coterie_status_t status;
 
+    if (o->devices && in->operand_count > 0)
+        return command_refuse(in, "--devices goes without a FILE");
     if (in->operand_count == 0) {
-        status = build_report(o);
+        status = o->devices ? devices_report(o) : build_report(o);
         return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
     }
     status = kind_find(path, &kind);
@@ -100,6 +105,40 @@ static coterie_status_t build_report(const info_options_t *o)
            HAS_HWLOC ? "kept on cores of their own"
                      : "left to the system: built without hwloc");
     return COTERIE_OK;
+}
+
+static coterie_status_t devices_report(const info_options_t *o)
+{
+    const uint32_t count = coterie_device_count();
+    coterie_status_t status = COTERIE_OK;
+    json_t *list = json_array();
+
+    if (count == 0 && !o->json)
+        printf("%s\n", coterie_last_error());
+    for (uint32_t i = 0; status == COTERIE_OK && i < count; i++) {
+        coterie_device_about_t about = {.size = sizeof(about)};
+
+        status = coterie_device_describe(i, &about);
+        if (status != COTERIE_OK)
+            break;
+        if (!o->json)
+            printf("cuda:%u  %s, %s, %u multiprocessors, %.1f of %.1f GB "
+                   "free\n",
+                   i, about.name, about.architecture, about.processors,
+                   1e-9 * (double)about.memory_free,
+                   1e-9 * (double)about.memory);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:i, s:I, s:I}", "name", about.name,
+                            "architecture", about.architecture,
+                            "multiprocessors", (int)about.processors, "memory",
+                            (json_int_t)about.memory, "memory_free",
+                            (json_int_t)about.memory_free));
+    }
+    if (status == COTERIE_OK && o->json)
+        return json_print(json_pack("{s:o, s:s}", "devices", list, "reason",
+                                    count == 0 ? coterie_last_error() : ""));
+    json_decref(list);
+    return status;
 }
 
 /* Only enough to choose who reads it: that one checks it. */

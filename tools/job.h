@@ -18,7 +18,8 @@ typedef struct run_options {
     uint32_t compute;   /* coterie_compute_t */
     uint32_t seed;
     double temperature, link_latency, link_bandwidth;
-    const char *placement, *trace, *logits, *budget, *host_budget, *hot, *tiers;
+    const char *placement, *trace, *logits, *budget, *host_budget, *hot,
+        *tiers, *device;
     uint32_t policy;  /* coterie_policy_kind_t */
     uint32_t polling; /* coterie_polling_t */
     bool json, force;

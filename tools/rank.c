@@ -13,6 +13,7 @@ enum { HOST_SIZE = 64 };
 static coterie_status_t crowd_warn(rank_t *r);
 static coterie_status_t rank_open(rank_t *r);
 static coterie_status_t bank_open(rank_t *r);
+static coterie_status_t device_open(rank_t *r, uint32_t max_rows);
 static coterie_status_t arrays_create(rank_t *r);
 static coterie_status_t recorder_open(rank_t *r);
 static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows);
@@ -78,6 +79,8 @@ static coterie_status_t rank_open(rank_t *r)
         rows += p->length[s]; /* prefill's; a decode step has fewer */
     if (status == COTERIE_OK)
         status = bank_open(r);
+    if (status == COTERIE_OK && r->job->options->device != NULL)
+        status = device_open(r, (uint32_t)rows);
     if (status == COTERIE_OK && r->job->options->trace != NULL)
         status = recorder_open(r);
     if (status == COTERIE_OK)
@@ -102,6 +105,25 @@ static coterie_status_t bank_open(rank_t *r)
         return status;
     coterie_bank_set_pool(r->bank, job->pool);
     return coterie_bank_set_compute(r->bank, job->options->compute);
+}
+
+/* "cuda" deals the GPUs out to the ranks. */
+static coterie_status_t device_open(rank_t *r, uint32_t max_rows)
+{
+    const char *name = r->job->options->device;
+    const uint32_t count = coterie_device_count();
+    char dealt[16];
+    coterie_status_t status;
+
+    if (strcmp(name, "cuda") == 0 && count > 0) {
+        snprintf(dealt, sizeof(dealt), "cuda:%u", r->index % count);
+        name = dealt;
+    }
+    status = coterie_device_open(name, &r->device);
+    if (status == COTERIE_OK)
+        status = coterie_bank_move(r->bank, r->device, max_rows,
+                                   r->job->weights->config.k);
+    return status;
 }
 
 static coterie_status_t arrays_create(rank_t *r)
@@ -228,6 +250,7 @@ static void rank_close(rank_t *r)
     decoder_destroy(r->decoder);
     coterie_trace_recorder_destroy(r->recorder);
     coterie_bank_destroy(r->bank);
+    coterie_device_close(r->device);
     free(r->tokens);
     free(r->logits);
     free(r->seen);

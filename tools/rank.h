@@ -14,6 +14,7 @@ typedef struct rank {
     const job_t *job;
     coterie_transport_t *transport;
     uint32_t index, count;
+    coterie_device_t *device; /* NULL: the processor computes experts */
     coterie_bank_t *bank;
     coterie_trace_recorder_t *recorder;
     decoder_t *decoder;

@@ -75,6 +75,8 @@ static const option_spec_t run_specs[] = {
      "start from these hot counts, and keep them there", 0, 0, NULL},
     {"tiers", 0, OPTION_TEXT, FIELD(tiers), "T.json",
      "start from what 'coterie place --tiers' decided", 0, 0, NULL},
+    {"device", 0, OPTION_TEXT, FIELD(device), "cuda[:N]|host",
+     "what computes experts; cuda: GPU N, or ranks in turns", 0, 0, NULL},
     {"trace", 0, OPTION_TEXT, FIELD(trace), "OUT.npz",
      "record the routing here", 0, 0, NULL},
     {"logits", 0, OPTION_TEXT, FIELD(logits), "OUT.npy",

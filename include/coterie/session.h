@@ -21,6 +21,7 @@
  * Forward needs every rank to compute the same bits from the same row
  * (coterie/kernels.h does); ranks that come to differ get ERR_MISMATCH. After
  * a failure, the session only accepts destroy; the others see ERR_PEER. */
+#include <coterie/device.h>
 #include <coterie/ffn.h>
 #include <coterie/model.h>
 #include <coterie/placement.h>
@@ -42,6 +43,18 @@ typedef struct coterie_session coterie_session_t;
 COTERIE_API coterie_status_t coterie_bank_create(
     const coterie_model_t *model, const coterie_placement_t *placement,
     uint32_t rank, coterie_bank_t **bank_p);
+
+/** Moves a bank's experts to a device's memory, and has them computed there
+ * from then on: products of bf16, so logits differ a little from the
+ * processor's. Rows with the same input still get the same bits.
+ *
+ * @param device    must outlive the bank, and be this thread's
+ * @param max_rows  as the session's; k likewise
+ * @return ERR_UNSUPPORTED (weights wider than bf16, a bank in tiers, hidden or
+ *         ffn no multiple of 16), ERR_NO_MEMORY: the bank is as it was */
+COTERIE_API coterie_status_t coterie_bank_move(coterie_bank_t *bank,
+                                               coterie_device_t *device,
+                                               uint32_t max_rows, uint32_t k);
 
 /** Has one rank's experts in tiers, which must outlive the bank and may serve
  * other ranks' banks, too. Computes the same bits as a bank in memory; what

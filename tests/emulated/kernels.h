@@ -1,0 +1,19 @@
+#ifndef TESTS_EMULATED_KERNELS_H
+#define TESTS_EMULATED_KERNELS_H
+/* The GPU's kernels, built for the CPU by ffn.cc and its neighbours under
+ * names of their own, so that the library's may be in the same program. */
+#define coterie_gpu_narrow emulated_gpu_narrow
+#define coterie_gpu_sort emulated_gpu_sort
+#define coterie_gpu_ffn emulated_gpu_ffn
+#define coterie_gpu_ffn_int8 emulated_gpu_ffn_int8
+#define coterie_gpu_ffn_int8_group emulated_gpu_ffn_int8_group
+#define coterie_gpu_ffn_fp8 emulated_gpu_ffn_fp8
+#define coterie_gpu_ffn_int4 emulated_gpu_ffn_int4
+#define coterie_gpu_ffn_int4_zero emulated_gpu_ffn_int4_zero
+#define coterie_gpu_ffn_mxfp4 emulated_gpu_ffn_mxfp4
+#define coterie_gpu_combine emulated_gpu_combine
+#define coterie_gpu_router emulated_gpu_router
+
+#include "kernels/cuda/kernels.h"
+
+#endif

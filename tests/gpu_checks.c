@@ -1,0 +1,554 @@
+#include "config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/draw.h"
+#include "tests/gpu_checks.h"
+
+enum { BUFFERS_MAX = 128, EXPERTS_MAX = 9, POISON = 0xff };
+
+/* A device and what was put on it; ends the program where memory does. */
+typedef struct world {
+    coterie_device_t *device;
+    void *buffers[BUFFERS_MAX];
+    uint32_t count;
+} world_t;
+
+/* One layer's experts, choices of some rows, and room for all results. */
+typedef struct layer {
+    coterie_ffn_shape_t shape;
+    uint32_t experts, rows, k;
+    coterie_expert_weights_t *weights; /* [experts], on the host */
+    float *x;                          /* [rows, hidden] */
+    int32_t *ids;
+    float *weight;
+} layer_t;
+
+static void must(coterie_status_t status);
+static void *room(world_t *w, size_t size);
+static void *upload(world_t *w, const void *data, size_t size);
+static void *download(world_t *w, const void *data, size_t size);
+static void world_end(world_t *w);
+static float fraction(void);
+static int32_t *ids_draw(uint32_t count, uint32_t experts);
+static coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids,
+                                      uint32_t rows, uint32_t k,
+                                      uint32_t experts);
+static layer_t layer_draw(int trial);
+static void layer_free(layer_t *layer);
+static float *layer_compute(coterie_device_t *device, const layer_t *layer,
+                            uint32_t first, uint32_t rows);
+static bool near(const char *what, const float *got, const float *want,
+                 size_t count, float tolerance);
+static bool same(const char *what, const void *got, const void *want,
+                 size_t size);
+
+static bool sorts_pairs_by_expert(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 20; trial++) {
+        world_t w = {.device = device};
+        const uint32_t rows = draw(300), k = 1 + draw(8);
+        const uint32_t experts = 1 + draw(trial % 2 ? 20 : 1024);
+        const size_t count = (size_t)rows * k;
+        int32_t *ids = ids_draw(rows * k, experts);
+        coterie_gpu_pairs_t p = pairs_make(&w, ids, rows, k, experts);
+        uint32_t *first, *pair, at = 0;
+        int32_t *place;
+
+        must(device->ops->launched(
+            device, "sort",
+            device->kernels->sort(device->stream[0], &p)));
+        first = download(&w, p.first, (experts + 1) * sizeof(*first));
+        pair = download(&w, p.pair, count * sizeof(*pair));
+        place = download(&w, p.place, count * sizeof(*place));
+        for (uint32_t e = 0; e < experts; e++) {
+            held = held && first[e] == at;
+            for (uint32_t i = 0; i < count; i++)
+                if (ids[i] == (int32_t)e) {
+                    held = held && pair[at] == i && place[i] == (int32_t)at;
+                    at++;
+                }
+        }
+        held = held && first[experts] == at;
+        for (uint32_t i = 0; i < count; i++)
+            held = held && (ids[i] >= 0 || place[i] == -1);
+        if (!held)
+            fprintf(stderr, "sort: %u rows, top-%u of %u\n", rows, k, experts);
+        free(place);
+        free(pair);
+        free(first);
+        free(ids);
+        world_end(&w);
+    }
+    return held;
+}
+
+static coterie_router_options_t router_draw(void)
+{
+    coterie_router_options_t o = COTERIE_ROUTER_OPTIONS_INIT;
+
+    o.group_count = 1 << draw(4);
+    o.expert_count = o.group_count * (1 + draw(24));
+    o.group_topk = 1 + draw(o.group_count);
+    o.k = 1 + draw(COTERIE_K_MAX);
+    if (o.k > o.group_topk * (o.expert_count / o.group_count))
+        o.k = o.group_topk * (o.expert_count / o.group_count);
+    o.scoring = draw(2);
+    o.norm_topk = draw(2);
+    o.scale = 2.5f;
+    return o;
+}
+
+static bool routes_as_the_processor_does(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 20; trial++) {
+        world_t w = {.device = device};
+        coterie_router_options_t o = router_draw();
+        const uint32_t rows = 1 + draw(9), bad = draw(2 * rows);
+        const size_t chosen = (size_t)rows * o.k;
+        const size_t count = (size_t)rows * o.expert_count;
+        float *logits = malloc(count * sizeof(*logits));
+        float *bias = malloc(o.expert_count * sizeof(*bias));
+        float *want = calloc(chosen, sizeof(*want)), *weights;
+        int32_t *want_ids = malloc(chosen * sizeof(*want_ids)), *ids;
+        coterie_gpu_router_t r = {.rows = rows};
+
+        for (size_t i = 0; i < count; i++)
+            logits[i] = 8 * fraction();
+        if (bad < rows)
+            logits[bad * o.expert_count + draw(o.expert_count)] = NAN;
+        for (uint32_t e = 0; e < o.expert_count; e++)
+            bias[e] = fraction();
+        memset(want_ids, POISON, chosen * sizeof(*want_ids));
+        o.bias = bias;
+        for (size_t i = 0; i < rows; i++)
+            (void)coterie_router_topk(&o, 1, logits + i * o.expert_count,
+                                      want_ids + i * o.k, want + i * o.k);
+        o.bias = upload(&w, bias, o.expert_count * sizeof(*bias));
+        r.options = o;
+        r.logits = upload(&w, logits, count * sizeof(*logits));
+        r.ids = room(&w, chosen * sizeof(*r.ids));
+        r.weights = room(&w, chosen * sizeof(*r.weights));
+        must(device->ops->launched(
+            device, "router",
+            device->kernels->router(device->stream[0], &r)));
+        ids = download(&w, r.ids, chosen * sizeof(*ids));
+        weights = download(&w, r.weights, chosen * sizeof(*weights));
+        held = same("router: ids", ids, want_ids, chosen * sizeof(*ids)) &&
+               near("router: weights", weights, want, chosen, 1e-5f);
+        free(weights);
+        free(ids);
+        free(want_ids);
+        free(want);
+        free(bias);
+        free(logits);
+        world_end(&w);
+    }
+    return held;
+}
+
+/* Rounding x and the inner values to bf16 moves each by 2^-9 of itself; over
+ * sums of some hundred terms that is well within 1 % of the largest. */
+static bool computes_experts_as_the_processor_does(coterie_device_t *device)
+{
+    coterie_device_t *host = NULL;
+    bool held = true;
+
+    must(coterie_device_open("host", &host));
+    for (int trial = 0; held && trial < 14; trial++) {
+        layer_t layer = layer_draw(trial);
+        float *got = layer_compute(device, &layer, 0, layer.rows);
+        float *want = layer_compute(host, &layer, 0, layer.rows);
+
+        held = near("experts", got, want,
+                    (size_t)layer.rows * layer.shape.hidden, 1e-2f);
+        if (!held)
+            fprintf(stderr, "dtype %u, activation %u\n", layer.shape.dtype,
+                    layer.shape.activation);
+        free(want);
+        free(got);
+        layer_free(&layer);
+    }
+    coterie_device_close(host);
+    return held;
+}
+
+static bool gives_a_row_the_same_bits_in_any_batch(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 4; trial++) {
+        layer_t layer = layer_draw(trial);
+        const size_t row_size = layer.shape.hidden * sizeof(float);
+        const uint32_t row = draw(layer.rows);
+        float *all = layer_compute(device, &layer, 0, layer.rows);
+        float *alone = layer_compute(device, &layer, row, 1);
+
+        held = same("a row alone", alone, all + row * layer.shape.hidden,
+                    row_size);
+        free(alone);
+        free(all);
+        layer_free(&layer);
+    }
+    return held;
+}
+
+static bool grows_an_arena_in_place(coterie_device_t *device)
+{
+    enum { FIRST = 1 << 20, LATER = 9 << 20, MOST = 16 << 20 };
+    world_t w = {.device = device};
+    coterie_device_arena_t arena = {0};
+    char *data = malloc(FIRST), *back, *begin;
+    bool held;
+
+    memset(data, 42, FIRST);
+    must(device->ops->arena_reserve(device, MOST, &arena));
+    must(device->ops->arena_grow(device, &arena, FIRST));
+    begin = arena.data;
+    must(device->ops->copy(device, COTERIE_STREAM_COPY, begin, data, FIRST));
+    must(device->ops->arena_grow(device, &arena, LATER));
+    must(device->ops->order(device, COTERIE_STREAM_COPY,
+                            COTERIE_STREAM_COMPUTE));
+    must(device->ops->fill(device, COTERIE_STREAM_COMPUTE, begin + FIRST, 7,
+                           LATER - FIRST));
+    back = download(&w, begin, FIRST + 1);
+    held = arena.data == begin && arena.size >= LATER &&
+           memcmp(back, data, FIRST) == 0 && back[FIRST] == 7 &&
+           device->ops->arena_grow(device, &arena, 2 * (size_t)MOST) ==
+               COTERIE_ERR_CAPACITY;
+    device->ops->arena_release(device, &arena);
+    free(back);
+    free(data);
+    return held;
+}
+
+const gpu_check_t gpu_checks[] = {
+    {"sorts_pairs_by_expert", sorts_pairs_by_expert},
+    {"routes_as_the_processor_does", routes_as_the_processor_does},
+    {"computes_experts_as_the_processor_does",
+     computes_experts_as_the_processor_does},
+    {"gives_a_row_the_same_bits_in_any_batch",
+     gives_a_row_the_same_bits_in_any_batch},
+    {"grows_an_arena_in_place", grows_an_arena_in_place},
+    {NULL, NULL}};
+
+static void must(coterie_status_t status)
+{
+    if (status == COTERIE_OK)
+        return;
+    fprintf(stderr, "%s\n", coterie_last_error());
+    abort();
+}
+
+/* Poisoned: what a kernel leaves unwritten shows. */
+static void *room(world_t *w, size_t size)
+{
+    void *p = NULL;
+
+    if (w->count == BUFFERS_MAX)
+        abort();
+    must(w->device->ops->allocate(w->device, size, &p));
+    must(w->device->ops->fill(w->device, COTERIE_STREAM_COMPUTE, p, POISON,
+                              size));
+    w->buffers[w->count++] = p;
+    return p;
+}
+
+static void *upload(world_t *w, const void *data, size_t size)
+{
+    void *p = room(w, size);
+
+    must(w->device->ops->copy(w->device, COTERIE_STREAM_COMPUTE, p, data,
+                              size));
+    return p;
+}
+
+static void *download(world_t *w, const void *data, size_t size)
+{
+    void *p = malloc(size > 0 ? size : 1);
+
+    must(w->device->ops->copy(w->device, COTERIE_STREAM_COMPUTE, p, data,
+                              size));
+    must(w->device->ops->wait(w->device, COTERIE_STREAM_COMPUTE));
+    return p;
+}
+
+static void world_end(world_t *w)
+{
+    must(w->device->ops->wait(w->device, COTERIE_STREAM_COMPUTE));
+    while (w->count > 0)
+        w->device->ops->release(w->device, w->buffers[--w->count]);
+}
+
+static float fraction(void)
+{
+    return (float)draw(1 << 16) / (1 << 15) - 1;
+}
+
+static int32_t *ids_draw(uint32_t count, uint32_t experts)
+{
+    int32_t *ids = malloc((count + 1) * sizeof(*ids));
+
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = draw(8) == 0 ? -1 : (int32_t)draw(experts);
+    return ids;
+}
+
+static coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids,
+                                      uint32_t rows, uint32_t k,
+                                      uint32_t experts)
+{
+    const size_t count = (size_t)rows * k;
+    coterie_gpu_pairs_t p = {.rows = rows,
+                             .k = k,
+                             .expert_count = experts,
+                             .tile = coterie_gpu_tile(rows)};
+
+    p.ids = upload(w, ids, count * sizeof(*ids));
+    p.first = room(w, (experts + 1) * sizeof(*p.first));
+    p.pair = room(w, count * sizeof(*p.pair));
+    p.place = room(w, count * sizeof(*p.place));
+    p.tiles = room(w, coterie_gpu_tiles(&p) * sizeof(*p.tiles));
+    p.tile_count = room(w, sizeof(*p.tile_count));
+    p.counts = room(w, coterie_gpu_chunks(&p) * (size_t)experts *
+                           sizeof(*p.counts));
+    return p;
+}
+
+static const uint32_t dtypes[] = {
+    COTERIE_DTYPE_BF16,       COTERIE_DTYPE_INT8, COTERIE_DTYPE_INT8_GROUP,
+    COTERIE_DTYPE_INT4,       COTERIE_DTYPE_FP8,  COTERIE_DTYPE_INT4_ZERO,
+    COTERIE_DTYPE_MXFP4};
+
+/* Weights of about 1 / sqrt(in), as bf16 or as the format's codes: a byte each.
+ */
+static void *panels_draw(uint32_t dtype, uint32_t out, uint32_t in)
+{
+    const size_t count = (size_t)out * in;
+    const bool wide = dtype == COTERIE_DTYPE_BF16;
+    unsigned char *codes = malloc(2 * count);
+    void *panels = malloc(coterie_panels_size(dtype, out, in));
+
+    for (size_t i = 0; i < count; i++) {
+        const float value = fraction() / sqrtf((float)in);
+        uint32_t bits;
+
+        memcpy(&bits, &value, sizeof(bits));
+        bits >>= 16;
+        if (wide)
+            memcpy(codes + 2 * i, &bits, 2);
+        else if (dtype == COTERIE_DTYPE_FP8)
+            codes[i] = (unsigned char)(draw(2) << 7 | draw(0x7f));
+        else if (coterie_panels_step(dtype) == 8)
+            codes[i] = (unsigned char)draw(16);
+        else
+            codes[i] = (unsigned char)(draw(255) - 127);
+    }
+    coterie_panels_pack(dtype, out, in, codes, panels);
+    free(codes);
+    return panels;
+}
+
+/* About 0.01 each: f32, f16 (0x2000 and more) or e8m0. */
+static void *scales_draw(uint32_t dtype, uint32_t out, uint32_t in)
+{
+    const uint64_t size = coterie_panels_scales_size(dtype, out, in);
+    unsigned char *scales = size > 0 ? malloc(size) : NULL;
+    const bool f32 = dtype == COTERIE_DTYPE_INT8 || dtype == COTERIE_DTYPE_FP8;
+
+    for (uint64_t i = 0; f32 && i < size; i += 4) {
+        const float scale = 1e-3f * (1.5f + fraction());
+        memcpy(scales + i, &scale, sizeof(scale));
+    }
+    for (uint64_t i = 0; !f32 && i < size; i++)
+        scales[i] = dtype == COTERIE_DTYPE_MXFP4
+                        ? (unsigned char)(118 + draw(6))
+                        : (unsigned char)(i % 2 ? 0x20 : draw(256));
+    return scales;
+}
+
+static float *bias_draw(uint32_t count)
+{
+    float *bias = malloc(count * sizeof(*bias));
+
+    for (uint32_t i = 0; i < count; i++)
+        bias[i] = fraction();
+    return bias;
+}
+
+static coterie_expert_weights_t expert_draw(const coterie_ffn_shape_t *s)
+{
+    coterie_expert_weights_t w = {0};
+
+    w.up = panels_draw(s->dtype, s->ffn, s->hidden);
+    w.down = panels_draw(s->dtype, s->hidden, s->ffn);
+    w.up_scale = scales_draw(s->dtype, s->ffn, s->hidden);
+    w.down_scale = scales_draw(s->dtype, s->hidden, s->ffn);
+    if (s->activation != COTERIE_ACTIVATION_RELU) {
+        w.gate = panels_draw(s->dtype, s->ffn, s->hidden);
+        w.gate_scale = scales_draw(s->dtype, s->ffn, s->hidden);
+    }
+    if (s->activation == COTERIE_ACTIVATION_SWIGLU_CLAMPED) {
+        w.gate_bias = bias_draw(s->ffn);
+        w.up_bias = bias_draw(s->ffn);
+        w.down_bias = bias_draw(s->hidden);
+    }
+    return w;
+}
+
+/* Formats and activations in turns. */
+static layer_t layer_draw(int trial)
+{
+    layer_t l = {.experts = 1 + draw(EXPERTS_MAX), .rows = 1 + draw(80)};
+
+    l.shape = (coterie_ffn_shape_t){
+        .hidden = 32 * (1 + draw(8)),
+        .ffn = 32 * (1 + draw(6)),
+        .dtype = dtypes[trial % (sizeof(dtypes) / sizeof(dtypes[0]))],
+        .activation = (uint32_t)trial % 4,
+        .alpha = 1.702f,
+        .limit = 0.5f};
+    if (l.shape.dtype == COTERIE_DTYPE_BF16) {
+        l.shape.hidden -= 16 * draw(2);
+        l.shape.ffn -= 16 * draw(2);
+    }
+    l.k = 1 + draw(l.experts < 4 ? l.experts : 4);
+    l.weights = calloc(l.experts, sizeof(*l.weights));
+    for (uint32_t e = 0; e < l.experts; e++)
+        l.weights[e] = expert_draw(&l.shape);
+    l.x = malloc((size_t)l.rows * l.shape.hidden * sizeof(*l.x));
+    for (size_t i = 0; i < (size_t)l.rows * l.shape.hidden; i++)
+        l.x[i] = fraction();
+    l.ids = ids_draw(l.rows * l.k, l.experts);
+    l.weight = malloc((size_t)l.rows * l.k * sizeof(*l.weight));
+    for (size_t i = 0; i < (size_t)l.rows * l.k; i++)
+        l.weight[i] = fraction();
+    return l;
+}
+
+static void layer_free(layer_t *l)
+{
+    for (uint32_t e = 0; e < l->experts; e++) {
+        const coterie_expert_weights_t *w = &l->weights[e];
+        const void *all[] = {w->gate,       w->up,        w->down,
+                             w->gate_scale, w->up_scale,  w->down_scale,
+                             w->gate_bias,  w->up_bias,   w->down_bias};
+
+        for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+            free((void *)all[i]);
+    }
+    free(l->weights);
+    free(l->weight);
+    free(l->ids);
+    free(l->x);
+}
+
+static const void *maybe_upload(world_t *w, const void *data, size_t size)
+{
+    return data != NULL ? upload(w, data, size) : NULL;
+}
+
+static const coterie_expert_weights_t *weights_upload(world_t *w,
+                                                      const layer_t *l)
+{
+    const coterie_ffn_shape_t *s = &l->shape;
+    const size_t up = coterie_panels_size(s->dtype, s->ffn, s->hidden);
+    const size_t down = coterie_panels_size(s->dtype, s->hidden, s->ffn);
+    const size_t up_scale =
+        coterie_panels_scales_size(s->dtype, s->ffn, s->hidden);
+    const size_t down_scale =
+        coterie_panels_scales_size(s->dtype, s->hidden, s->ffn);
+    coterie_expert_weights_t there[EXPERTS_MAX] = {{0}};
+
+    for (uint32_t e = 0; e < l->experts; e++) {
+        const coterie_expert_weights_t *from = &l->weights[e];
+
+        there[e] = (coterie_expert_weights_t){
+            .gate = maybe_upload(w, from->gate, up),
+            .up = upload(w, from->up, up),
+            .down = upload(w, from->down, down),
+            .gate_scale = maybe_upload(w, from->gate_scale, up_scale),
+            .up_scale = maybe_upload(w, from->up_scale, up_scale),
+            .down_scale = maybe_upload(w, from->down_scale, down_scale),
+            .gate_bias = maybe_upload(w, from->gate_bias, s->ffn * 4),
+            .up_bias = maybe_upload(w, from->up_bias, s->ffn * 4),
+            .down_bias = maybe_upload(w, from->down_bias, s->hidden * 4)};
+    }
+    return upload(w, there, sizeof(there));
+}
+
+/* The weighted sums of `rows` of the layer's rows, [rows, hidden]. */
+static float *layer_compute(coterie_device_t *device, const layer_t *l,
+                            uint32_t first, uint32_t rows)
+{
+    world_t w = {.device = device};
+    const coterie_gpu_kernels_t *kernels = device->kernels;
+    const size_t hidden = l->shape.hidden, pairs = (size_t)rows * l->k;
+    const float *x = upload(&w, l->x + first * hidden, rows * hidden * 4);
+    const float *weight = upload(&w, l->weight + first * l->k, pairs * 4);
+    uint16_t *narrow = room(&w, rows * hidden * sizeof(*narrow));
+    coterie_gpu_pairs_t p =
+        pairs_make(&w, l->ids + first * l->k, rows, l->k, l->experts);
+    coterie_gpu_ffn_t ffn = {.shape = l->shape,
+                             .experts = weights_upload(&w, l),
+                             .pairs = &p,
+                             .x = narrow,
+                             .blocks = 1 + draw(6)};
+    coterie_gpu_combine_t c = {.rows = rows,
+                               .k = l->k,
+                               .hidden = l->shape.hidden,
+                               .place = p.place,
+                               .weight = weight};
+    void *stream = device->stream[COTERIE_STREAM_COMPUTE];
+    float *y;
+    int error;
+
+    ffn.inner = room(&w, pairs * l->shape.ffn * sizeof(*ffn.inner));
+    c.out = ffn.out = room(&w, pairs * hidden * sizeof(*ffn.out));
+    c.base = x;
+    c.y = room(&w, rows * hidden * sizeof(*c.y));
+    error = kernels->narrow(stream, rows * hidden, x, narrow);
+    if (error == 0)
+        error = kernels->sort(stream, &p);
+    if (error == 0)
+        error = kernels->ffn(stream, &ffn);
+    if (error == 0)
+        error = kernels->combine(stream, &c);
+    must(device->ops->launched(device, "experts", error));
+    y = download(&w, c.y, rows * hidden * sizeof(*y));
+    world_end(&w);
+    return y;
+}
+
+/* Within a share of the largest. */
+static bool near(const char *what, const float *got, const float *want,
+                 size_t count, float tolerance)
+{
+    float largest = 0;
+
+    for (size_t i = 0; i < count; i++)
+        largest = fmaxf(largest, fabsf(want[i]));
+    for (size_t i = 0; i < count; i++)
+        if (!(fabsf(got[i] - want[i]) <= tolerance * largest)) {
+            fprintf(stderr, "%s: element %zu of %zu is %g, not %g\n", what, i,
+                    count, (double)got[i], (double)want[i]);
+            return false;
+        }
+    return true;
+}
+
+static bool same(const char *what, const void *got, const void *want,
+                 size_t size)
+{
+    if (memcmp(got, want, size) == 0)
+        return true;
+    fprintf(stderr, "%s: differs\n", what);
+    return false;
+}

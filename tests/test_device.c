@@ -1,0 +1,69 @@
+/* Ranks whose experts are on a device, as the command has them; "host" makes
+ * the calls that "cuda" makes. */
+#include <stdlib.h>
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include "tests/command.h"
+#include "tests/models.h"
+
+static void example_path(char path[PATH_SIZE])
+{
+    path_in(getenv("COTERIE_EXAMPLES"), "tiny-moe", path);
+}
+
+static json_t *generated(const char *options)
+{
+    char path[PATH_SIZE];
+
+    example_path(path);
+    return command_json("run '%s' --prompt 'The state' --prompt 'We' --tokens "
+                        "12 --json %s",
+                        path, options);
+}
+
+Test(device, writes_the_text_of_the_processor)
+{
+    const char *const others[] = {
+        "--device host", "--device host --ranks 3 --dispatch owner",
+        "--device host --ranks 2 --dispatch forward"};
+    json_t *want = generated("");
+
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        json_t *got = generated(others[i]);
+        cr_expect(json_equal(json_object_get(got, "sequences"),
+                             json_object_get(want, "sequences")),
+                  "%s", others[i]);
+        json_decref(got);
+    }
+    json_decref(want);
+}
+
+Test(device, that_cannot_serve_is_refused)
+{
+    char path[PATH_SIZE], wide[PATH_SIZE];
+
+    example_path(path);
+    path_in(getenv("COTERIE_TEST_DATA"), "models/olmoe", wide);
+    expect_refused(1, "host, cuda or cuda:N",
+                   "run '%s' --prompt x --device gpu", path);
+    expect_refused(1, "--dtype bf16",
+                   "run '%s' --prompt-ids 1,2 --device host", wide);
+    expect_refused(1, "GPU", "run '%s' --prompt x --device cuda:4000",
+                   path);
+    expect_refused(2, "without a FILE", "info '%s' --devices", path);
+}
+
+Test(device, list_says_what_there_is_or_why_not)
+{
+    json_t *info = command_json("info --devices --json");
+    const json_t *devices = json_object_get(info, "devices");
+    const char *reason =
+        json_string_value(json_object_get(info, "reason"));
+    const int some = json_array_size(devices) > 0, silent = reason[0] == '\0';
+
+    cr_expect(eq(int, JSON_ARRAY, json_typeof(devices)));
+    cr_expect(eq(int, some, silent));
+    json_decref(info);
+}
