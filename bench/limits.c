@@ -185,7 +185,8 @@ double limits_read(const void *memory, size_t size, int threads)
     if (next + part > size)
         next = 0;
     for (int i = 0; i < threads; i++)
-        tasks[i] = (task_t){.from = (const char *)memory + next + part * (size_t)i /
+        tasks[i] = (task_t){.from = (const char *)memory + next +
+                                    part * (size_t)i /
                                                         (size_t)threads,
                             .size = part / (size_t)threads};
     next += part;

@@ -2,8 +2,8 @@
  * spares somebody a read. A wrong one displaces other reads, as far as the
  * drive is busy, and work of the processor and memory, and an expert that may
  * be needed had to leave for it. So a guess is worth its chance's odds against
- * all that, measured in reads. Where routing cannot be predicted, no chance is high
- * enough. */
+ * all that, measured in reads. Where routing cannot be predicted, no chance is
+ * high enough. */
 #include "config.h"
 
 #include <assert.h>

@@ -83,7 +83,8 @@ static size_t wave_carve(wave_t *w, char *scratch)
     size_t rows = WAVE_PAIRS * (size_t)bank->shape.hidden * sizeof(float);
     size_t slots = bank->slot_count * sizeof(uint32_t), at = 0;
 
-    w->scratch = carve(scratch, &at, coterie_pool_scratch(bank->pool, &bank->shape));
+    w->scratch = carve(scratch, &at,
+                       coterie_pool_scratch(bank->pool, &bank->shape));
     w->inputs = carve(scratch, &at, rows);
     w->outputs = carve(scratch, &at, rows);
     w->ordinals = carve(scratch, &at, WAVE_PAIRS * sizeof(uint32_t));

@@ -1,7 +1,8 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined vec_t (16 floats) and the vec_ functions on it, TARGET (what
- * lets a function use the instructions), OPS (the table's name), TILE_ROWS and TILE_OUTPUTS (of the largest tile), and the lists of what tiles
- * there are: TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). Where the
+ * lets a function use the instructions), OPS (the table's name), TILE_ROWS and
+ * TILE_OUTPUTS (of the largest tile), and the lists of what tiles there are:
+ * TILES, TILE_KINDS and TILE_KINDS_STREAM (dtype). Where the
  * processor has masks, MASKED_PARTS says that the vec_..._part functions are
  * defined as well. */
 

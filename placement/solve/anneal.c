@@ -130,7 +130,8 @@ static coterie_status_t anneal_open(anneal_t *a)
                                    "a placement");
     memcpy(a->rank_of, a->solution->rank_of, items * sizeof(*a->rank_of));
     status = coterie_relabel_open(&a->relabel, p);
-    for (uint32_t t = 0; status == COTERIE_OK && t < a->parallel.thread_count; t++)
+    for (uint32_t t = 0;
+         status == COTERIE_OK && t < a->parallel.thread_count; t++)
         status = coterie_layer_open(&a->layers[t], p);
     return status;
 }

@@ -18,8 +18,8 @@ typedef struct coterie_eigen {
 /* Rows are padded, with zeros, to a stride that suits the machine. */
 coterie_status_t coterie_eigen_open(coterie_eigen_t *eigen, uint32_t count);
 
-/* Overwrites positive [count, stride], aligned, with the sum of value x vector x vector
- * over the positive eigenvalues. */
+/* Overwrites positive [count, stride], aligned, with the sum of value x vector
+ * x vector over the positive eigenvalues. */
 void coterie_eigen_positive(coterie_eigen_t *eigen, float *positive);
 
 /* Accepts a zeroed eigen. */
