@@ -4,9 +4,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "base/element.h"
 #include "base/error.h"
 #include "experts/band.h"
-#include "experts/element.h"
 
 /* Encodes one row, or one group of it, to codes of one byte, and its scale.
  * Returns false if the scale does not fit. */

@@ -2,9 +2,9 @@
 
 #include <string.h>
 
+#include "base/element.h"
 #include "experts/band.h"
 #include "experts/convert.h"
-#include "experts/element.h"
 
 /* Element i is read before float i is written over it or over those before
  * it: the narrow ones end where the wide ones end. */

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/element.h"
 #include "base/error.h"
 #include "kernels/device.h"
 
@@ -20,7 +21,6 @@ static void tiles_write(const coterie_gpu_pairs_t *pairs);
 static void tile_compute(const coterie_gpu_ffn_t *ffn,
                          const coterie_gpu_tile_t *tile, float *x,
                          void *scratch);
-static float widen(uint16_t bits);
 
 static const coterie_gpu_kernels_t host_kernels = {
     host_narrow, host_sort, host_ffn, host_combine, host_router};
@@ -160,14 +160,8 @@ coterie_status_t coterie_device_open_host(coterie_device_t **device_p)
 static int host_narrow(void *stream, size_t count, const float *x, uint16_t *y)
 {
     (void)stream;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof(bits));
-        if ((bits & 0x7fffffff) > 0x7f800000)
-            y[i] = (uint16_t)(bits >> 16 | 0x40); /* a NaN stays one */
-        else
-            y[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
+    for (size_t i = 0; i < count; i++)
+        y[i] = coterie_bf16_of(x[i]);
     return 0;
 }
 
@@ -240,7 +234,7 @@ static void tile_compute(const coterie_gpu_ffn_t *ffn,
         row[i] = i;
         weight[i] = 1;
         for (size_t h = 0; h < hidden; h++)
-            x[i * hidden + h] = widen(ffn->x[from * hidden + h]);
+            x[i * hidden + h] = coterie_bf16_value(ffn->x[from * hidden + h]);
     }
     memset(out, 0, tile->count * hidden * sizeof(*out));
     coterie_expert_ffn(&ffn->shape, &ffn->experts[tile->expert],
@@ -285,13 +279,4 @@ static int host_router(void *stream, const coterie_gpu_router_t *r)
         }
     }
     return 0;
-}
-
-static float widen(uint16_t bits)
-{
-    const uint32_t wide = (uint32_t)bits << 16;
-    float value;
-
-    memcpy(&value, &wide, sizeof(value));
-    return value;
 }

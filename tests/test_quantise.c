@@ -10,7 +10,7 @@
 
 #include "base/npz.h"
 #include "experts/band.h"
-#include "experts/element.h"
+#include "base/element.h"
 #include "tests/models.h"
 
 /* The matrix that other people's code quantised (tests/data/make_formats.py),

@@ -7,7 +7,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
-#include "experts/element.h"
+#include "base/element.h"
 #include "experts/model.h"
 #include "tests/models.h"
 

@@ -5,6 +5,7 @@
 #include <coterie/ffn.h>
 
 #include "base/dtype.h"
+#include "kernels/cpu/panel.h"
 
 enum { VECTOR = 64, OUTPUTS = COTERIE_PANEL_OUTPUTS };
 
@@ -17,23 +18,9 @@ static void pack_halves(const uint8_t *row, uint32_t in, uint8_t *to);
 
 uint32_t coterie_panels_step(uint32_t dtype)
 {
-    switch (dtype) {
-    case COTERIE_DTYPE_F32:
-        return 1;
-    case COTERIE_DTYPE_F16:
-    case COTERIE_DTYPE_BF16:
-        return 2;
-    case COTERIE_DTYPE_INT8:
-    case COTERIE_DTYPE_INT8_GROUP:
-    case COTERIE_DTYPE_FP8:
-        return 4;
-    case COTERIE_DTYPE_INT4:
-    case COTERIE_DTYPE_INT4_ZERO:
-    case COTERIE_DTYPE_MXFP4:
-        return 8;
-    default:
-        return 0;
-    }
+    return dtype >= COTERIE_DTYPE_F32 && dtype <= COTERIE_DTYPE_MXFP4
+               ? coterie_panel_elements(dtype)
+               : 0;
 }
 
 uint64_t coterie_panels_size(uint32_t dtype, uint32_t out, uint32_t in)

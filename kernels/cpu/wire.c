@@ -7,6 +7,7 @@
 
 #include <coterie/wire.h>
 
+#include "base/element.h"
 #include "base/wire.h"
 #include "kernels/cpu/cpu.h"
 
@@ -53,34 +54,6 @@ static void groups_unpack(const wire_ops_t *ops, uint32_t width,
                           const void *from, float *x);
 static void part_add(const wire_ops_t *ops, const coterie_wire_part_t *part,
                      int begin, stretch_t at, float *sum);
-
-static inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static inline float float_of_bits(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-static inline float float_of(uint16_t bf16)
-{
-    return float_of_bits((uint32_t)bf16 << 16);
-}
-
-static inline uint16_t bf16_of(float value)
-{
-    const uint32_t bits = bits_of(value);
-
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
 
 #define SET_IF_NAN_BY_MASK(v, a, b)                             \
     (((a) & ~(words)((v) != (v))) | ((b) & (words)((v) != (v))))
@@ -259,7 +232,7 @@ static void groups_pack(const wire_ops_t *ops, uint32_t width, const float *x,
         const uint32_t left = width - first;
         const uint32_t count =
             left < COTERIE_WIRE_GROUP ? left : COTERIE_WIRE_GROUP;
-        const float most = float_of_bits(ops->largest(count, x + first));
+        const float most = coterie_float_of(ops->largest(count, x + first));
         const int tiny = most < 1e-30f;
 
         *scale++ = tiny ? 0 : isfinite(most) ? most / 127 : NAN;

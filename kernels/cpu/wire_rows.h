@@ -58,7 +58,7 @@ TARGET static void NAME(pack_bf16)(size_t count, const float *from,
     size_t i = 0;
 
     for (; i < count && (uintptr_t)(to + i) % sizeof(halves) != 0; i++)
-        to[i] = bf16_of(from[i]);
+        to[i] = coterie_bf16_of(from[i]);
     for (; stream && i + LANES <= count; i += LANES)
         STREAM_U16(to + i, NAME(to_bf16)(NAME(load)(from + i)));
     for (; i + LANES <= count; i += LANES) {
@@ -66,7 +66,7 @@ TARGET static void NAME(pack_bf16)(size_t count, const float *from,
         memcpy(to + i, &h, sizeof(h));
     }
     for (; i < count; i++)
-        to[i] = bf16_of(from[i]);
+        to[i] = coterie_bf16_of(from[i]);
 }
 
 TARGET static void NAME(unpack_bf16)(size_t count, const uint16_t *from,
@@ -75,7 +75,7 @@ TARGET static void NAME(unpack_bf16)(size_t count, const uint16_t *from,
     size_t i = 0;
 
     for (; i < count && (uintptr_t)(to + i) % sizeof(floats) != 0; i++)
-        to[i] = float_of(from[i]);
+        to[i] = coterie_bf16_value(from[i]);
     for (; stream && i + LANES <= count; i += LANES)
         STREAM_F32(to + i, NAME(load_bf16)(from + i));
     for (; i + LANES <= count; i += LANES) {
@@ -83,7 +83,7 @@ TARGET static void NAME(unpack_bf16)(size_t count, const uint16_t *from,
         memcpy(to + i, &v, sizeof(v));
     }
     for (; i < count; i++)
-        to[i] = float_of(from[i]);
+        to[i] = coterie_bf16_value(from[i]);
 }
 
 /* The largest magnitude's bits: as integers, NaN is above infinity. */
@@ -102,7 +102,7 @@ TARGET static uint32_t NAME(largest)(size_t count, const float *from)
     for (size_t l = 0; l < LANES; l++)
         all = lanes[l] > all ? lanes[l] : all;
     for (; i < count; i++) {
-        const uint32_t bits = bits_of(from[i]) & 0x7fffffffu;
+        const uint32_t bits = coterie_bits_of(from[i]) & 0x7fffffffu;
         all = bits > all ? bits : all;
     }
     return all;
@@ -120,7 +120,7 @@ TARGET static void NAME(pack_int8)(size_t count, const float *from,
         memcpy(to + i, &b, sizeof(b));
     }
     for (; i < count; i++)
-        to[i] = (int8_t)(uint8_t)bits_of(from[i] * inverse + 0x1.8p23f);
+        to[i] = (int8_t)(uint8_t)coterie_bits_of(from[i] * inverse + 0x1.8p23f);
 }
 
 TARGET static void NAME(unpack_int8)(size_t count, const int8_t *from,
@@ -161,7 +161,7 @@ TARGET static void NAME(add_bf16)(size_t count, float weight,
         memcpy(to + i, &v, sizeof(v));
     }
     for (; i < count; i++)
-        to[i] += float_of(from[i]) * weight;
+        to[i] += coterie_bf16_value(from[i]) * weight;
 }
 
 static const wire_ops_t NAME(ops) = {

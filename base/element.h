@@ -1,5 +1,5 @@
-#ifndef COTERIE_EXPERTS_ELEMENT_H
-#define COTERIE_EXPERTS_ELEMENT_H
+#ifndef COTERIE_BASE_ELEMENT_H
+#define COTERIE_BASE_ELEMENT_H
 /* Single elements of narrow floating-point formats and f32. Widening is exact;
  * narrowing goes to the nearest, of two equally near ones to the even. */
 #include <stdint.h>
