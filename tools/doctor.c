@@ -73,11 +73,12 @@ const command_t command_doctor = {
 static int doctor_run(const invocation_t *in)
 {
     const doctor_options_t *o = in->options;
-    findings_t f = {.advice = json_array()};
+    findings_t f = {0};
     coterie_status_t status;
 
     if (in->operand_count > 0 && o->folder != NULL)
         return command_refuse(in, "either a store or --dir, not both");
+    f.advice = json_array();
     coterie_host_examine(&f.host);
     status = drive_examine(in, &f);
     if (status == COTERIE_OK)

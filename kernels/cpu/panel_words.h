@@ -35,7 +35,8 @@ TARGET void GROUP_INT8(const coterie_panel_method_t *method, const float *x,
     const vec_t low = vec_round(vec_mul(first, vec_set(inverse)));
     const vec_t high = vec_round(vec_mul(second, vec_set(inverse)));
     const float sum = vec_sum(vec_add(low, high));
-    const int32_t shift = -coterie_panel_shift(method->dtype) * (int32_t)sum;
+    const int32_t shift =
+        strange == 0 ? -coterie_panel_shift(method->dtype) * (int32_t)sum : 0;
 
     vec_store_bytes((char *)words, low);
     vec_store_bytes((char *)words + COTERIE_LANES, high);

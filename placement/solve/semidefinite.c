@@ -57,9 +57,11 @@ const coterie_solver_t coterie_solver_semidefinite = {
 static int semidefinite_applies(const coterie_problem_t *problem,
                                 double seconds)
 {
-    double side = 2.0 * problem->rank_count * problem->capacity[0];
+    int alike;
+    double side = 2.0 * problem->rank_count *
+                  coterie_problem_capacity(problem, &alike);
 
-    return problem->node_count == 1 && problem->layer_count > 1 &&
+    return alike && problem->node_count == 1 && problem->layer_count > 1 &&
            problem->rank_count > 1 &&
            coterie_gram_size(problem) < SIZE_MOST &&
            STEPS_LEAST * problem->layer_count * side * side * side *
