@@ -11,10 +11,10 @@
 enum { LANES = COTERIE_EIGEN_ALIGN / sizeof(float), TURNS_MOST = 60 };
 
 /* Rows are whole numbers of these; the compiler makes of them what the machine
- * has, and the loader picks. */
+ * has, and the loader picks: too early for a sanitizer of threads. */
 typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float))));
 
-#if defined(__x86_64__) && defined(__GLIBC__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
 #define EACH_MACHINE \
     __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
