@@ -14,8 +14,10 @@
 #include "offload/reader_open.h"
 
 static atomic_flag said_threads = ATOMIC_FLAG_INIT;
-static atomic_flag said_polling = ATOMIC_FLAG_INIT;
 
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  coterie_polling_t polling,
+                                  coterie_io_t **io_p);
 static void announce_once(atomic_flag *said, const char *why,
                           const char *therefore);
 static int open_again(const char *path, int flags);
@@ -54,11 +56,31 @@ coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
 {
     coterie_status_t status = COTERIE_ERR_UNSUPPORTED;
 
-    if (!direct) {
+    if (direct) {
+        status = ring_open(setup, polling, io_p);
+        if (status != COTERIE_ERR_UNSUPPORTED)
+            return status;
+        coterie_reader_announce(coterie_last_error());
+    } else {
         coterie_reader_announce("the file system refuses direct reads");
-        return coterie_io_pool.open(setup, io_p);
     }
+    return coterie_io_pool.open(setup, io_p);
+}
+
+void coterie_reader_announce(const char *why)
+{
+    announce_once(&said_threads, why,
+                  "threads read the experts, which is slower");
+}
+
 #ifdef HAVE_LIBURING
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  coterie_polling_t polling,
+                                  coterie_io_t **io_p)
+{
+    static atomic_flag said_polling = ATOMIC_FLAG_INIT;
+    coterie_status_t status = COTERIE_ERR_UNSUPPORTED;
+
     if (polling == COTERIE_POLLING_SUBMIT)
         status = coterie_io_sqpoll.open(setup, io_p);
     else if (polling == COTERIE_POLLING_COMPLETE)
@@ -68,20 +90,19 @@ coterie_status_t coterie_reader_io_open(const coterie_io_setup_t *setup,
                       "experts are read without polling");
     if (status == COTERIE_ERR_UNSUPPORTED)
         status = coterie_io_uring.open(setup, io_p);
-    if (status != COTERIE_ERR_UNSUPPORTED)
-        return status;
-    coterie_reader_announce(coterie_last_error());
+    return status;
+}
 #else
-    coterie_reader_announce("built without liburing");
-#endif
-    return coterie_io_pool.open(setup, io_p);
-}
-
-void coterie_reader_announce(const char *why)
+static coterie_status_t ring_open(const coterie_io_setup_t *setup,
+                                  coterie_polling_t polling,
+                                  coterie_io_t **io_p)
 {
-    announce_once(&said_threads, why,
-                  "threads read the experts, which is slower");
+    (void)setup;
+    (void)polling;
+    (void)io_p;
+    return coterie_fail(COTERIE_ERR_UNSUPPORTED, "built without liburing");
 }
+#endif
 
 static void announce_once(atomic_flag *said, const char *why,
                           const char *therefore)
