@@ -229,3 +229,18 @@ static void container_save(const char *path, const json_t *header,
     free(all);
     free(text);
 }
+
+void store_pack(const char *directory, char folder[PATH_SIZE],
+                char store[PATH_SIZE])
+{
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    coterie_model_t *source = NULL;
+
+    folder_make(folder);
+    path_in(folder, "store", store);
+    cr_assert(coterie_model_open(directory, &source) == COTERIE_OK, "%s",
+              coterie_last_error());
+    cr_assert(coterie_model_pack(source, store, &options) == COTERIE_OK, "%s",
+              coterie_last_error());
+    coterie_model_close(source);
+}

@@ -23,6 +23,10 @@ void fixture_copy(const char *name, char folder[PATH_SIZE]);
 /* folder/name */
 void path_in(const char *folder, const char *name, char path[PATH_SIZE]);
 
+/* Packs a model's directory into a store, folder/store, of a new folder. */
+void store_pack(const char *directory, char folder[PATH_SIZE],
+                char store[PATH_SIZE]);
+
 /* A fixture's config.json, to change and to save. */
 json_t *config_load(const char *name);
 void config_save(const char *folder, const json_t *config);

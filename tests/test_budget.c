@@ -126,16 +126,10 @@ static json_int_t array_sum(const json_t *object, const char *name)
 
 static void store_make(void)
 {
-    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
-    coterie_model_t *source = NULL;
     char directory[PATH_SIZE];
 
-    folder_make(folder);
-    path_in(folder, "store", path);
     fixture_path("mixtral", directory);
-    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
-    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(source, path, &options)));
-    coterie_model_close(source);
+    store_pack(directory, folder, path);
 }
 
 static void store_remove(void)

@@ -83,16 +83,10 @@ Test(doctor, refuses_what_is_no_store_or_folder)
 
 static void store_make(void)
 {
-    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
-    coterie_model_t *source = NULL;
     char directory[PATH_SIZE];
 
-    folder_make(folder);
-    path_in(folder, "store", path);
     fixture_path("mixtral", directory);
-    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
-    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(source, path, &options)));
-    coterie_model_close(source);
+    store_pack(directory, folder, path);
 }
 
 static void store_remove(void)

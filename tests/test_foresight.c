@@ -276,16 +276,10 @@ static coterie_trace_view_t walk(uint32_t layers, uint32_t experts,
 static coterie_model_t *store_of_example(char *folder)
 {
     char directory[PATH_SIZE], path[PATH_SIZE];
-    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
-    coterie_model_t *source = NULL, *model = NULL;
+    coterie_model_t *model = NULL;
 
-    folder_make(folder);
-    path_in(folder, "store", path);
-    snprintf(directory, sizeof(directory), "%s/tiny-moe",
-             getenv("COTERIE_EXAMPLES"));
-    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
-    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(source, path, &options)));
-    coterie_model_close(source);
+    path_in(getenv("COTERIE_EXAMPLES"), "tiny-moe", directory);
+    store_pack(directory, folder, path);
     cr_assert(eq(int, COTERIE_OK, coterie_model_open(path, &model)));
     return model;
 }

@@ -71,16 +71,10 @@ Test(tier_memory, that_is_fast_gets_what_is_worth_two_copies)
 static void store_open(void)
 {
     char directory[PATH_SIZE], path[PATH_SIZE];
-    coterie_model_t *source = NULL;
-    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
     coterie_expert_format_t format = {.size = sizeof(format)};
 
-    folder_make(folder);
-    path_in(folder, "store", path);
     fixture_path("mixtral", directory);
-    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
-    cr_assert(eq(int, COTERIE_OK, coterie_model_pack(source, path, &options)));
-    coterie_model_close(source);
+    store_pack(directory, folder, path);
     cr_assert(eq(int, COTERIE_OK, coterie_model_open(path, &model)));
     coterie_model_expert_format(model, &format);
     record_size = format.record_size;
