@@ -1,9 +1,11 @@
-coterieinclude_HEADERS += include/coterie/session.h include/coterie/transport.h
+coterieinclude_HEADERS += include/coterie/session.h include/coterie/transport.h \
+	include/coterie/dispatch.h
 libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
 	runtime/bank_device.c runtime/bank_speeds.c runtime/bank_tiers.c \
 	runtime/boxes.c runtime/boxes.h runtime/dispatch_forward.c \
 	runtime/dispatch_nodes.c runtime/dispatch_owner.c \
-	runtime/exchange.c runtime/gather.c \
+	runtime/exchange.c runtime/fabric.c runtime/fabric.h \
+	runtime/fabric_local.c runtime/gather.c \
 	runtime/rows.c runtime/session.c runtime/session.h runtime/threads.c \
 	runtime/transport.c runtime/transport.h runtime/work.c
 

@@ -5,6 +5,7 @@
 #include <coterie/api.h>
 #include <coterie/cost.h>
 #include <coterie/device.h>
+#include <coterie/dispatch.h>
 #include <coterie/ffn.h>
 #include <coterie/host.h>
 #include <coterie/kernels.h>
