@@ -15,10 +15,10 @@
 #include <coterie/host.h>
 
 #include "base/container.h"
+#include "offload/arena.h"
 
 static uint64_t memory_line(const char *path, const char *key);
 static uint64_t huge_free(void);
-static void huge_setting(char *text, size_t size);
 static void uring_try(char *text, size_t size);
 static uint32_t nodes_count(void);
 
@@ -46,7 +46,8 @@ void coterie_host_examine(coterie_host_t *host)
     host->cores_allowed = host->cores_online;
     if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0)
         host->cores_allowed = (uint32_t)CPU_COUNT(&allowed);
-    huge_setting(host->huge, sizeof(host->huge));
+    coterie_pages_setting(false, host->huge, sizeof(host->huge));
+    coterie_pages_setting(true, host->huge_shared, sizeof(host->huge_shared));
     uring_try(host->uring, sizeof(host->uring));
 }
 
@@ -76,24 +77,6 @@ static uint64_t huge_free(void)
 {
     return memory_line("/proc/meminfo", "HugePages_Free:") / 1024 *
            memory_line("/proc/meminfo", "Hugepagesize:");
-}
-
-/* "always [madvise] never": the one in brackets. */
-static void huge_setting(char *text, size_t size)
-{
-    FILE *stream = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
-    char line[256] = "";
-    const char *begin;
-
-    text[0] = '\0';
-    if (stream == NULL)
-        return;
-    if (fgets(line, sizeof(line), stream) == NULL)
-        line[0] = '\0';
-    fclose(stream);
-    begin = strchr(line, '[');
-    if (begin != NULL)
-        snprintf(text, size, "%.*s", (int)strcspn(begin + 1, "]"), begin + 1);
 }
 
 static void uring_try(char *text, size_t size)

@@ -13,7 +13,9 @@ libcoterie_la_SOURCES += offload/arena.c offload/arena.h offload/budget.c \
 	offload/budget.h offload/drive.c offload/host.c offload/memory.c \
 	offload/memory.h offload/reader.c offload/reader.h offload/reader_io.h \
 	offload/reader_open.c offload/reader_open.h offload/reader_pool.c \
-	offload/tiers.c offload/tiers.h offload/tiers_memory.c offload/tiers_plan.c \
+	offload/share.c offload/share.h offload/share_guest.c \
+	offload/share_keeper.c offload/tiers.c offload/tiers.h \
+	offload/tiers_memory.c offload/tiers_open.c offload/tiers_plan.c \
 	offload/tiers_state.c offload/tiers_state.h offload/tiers_watch.c \
 	offload/timeline.c offload/timeline.h
 if HAVE_LIBURING

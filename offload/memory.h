@@ -18,6 +18,9 @@ typedef struct coterie_memory_ops {
  * register. */
 extern const coterie_memory_ops_t coterie_memory_fast;
 
+/* The same for several processes. */
+extern const coterie_memory_ops_t coterie_memory_shared;
+
 /* Plain memory, in pages of whatever size the system gives. */
 extern const coterie_memory_ops_t coterie_memory_host;
 

@@ -45,8 +45,12 @@ bool coterie_tiers_have_host(const coterie_tiers_t *tiers);
 void coterie_tiers_speeds(coterie_tiers_t *tiers,
                           const coterie_speeds_t *speeds);
 
-/* Makes an item this process's business: others are not guessed for. */
-void coterie_tiers_serve(coterie_tiers_t *tiers, uint32_t item);
+/* Makes items a bank's business: others are not guessed for. NONE is skipped.
+ * Only a guest's can fail. */
+coterie_status_t coterie_tiers_serve(coterie_tiers_t *tiers,
+                                     coterie_items_t items);
+/* Takes that back. */
+void coterie_tiers_leave(coterie_tiers_t *tiers, coterie_items_t items);
 
 /* Reads of guesses that the router refuted are dropped, unless another bank
  * serves the item, too. */

@@ -21,12 +21,16 @@ coterie_status_t coterie_memory_create(coterie_tiers_t *tiers,
 {
     size_t record = tiers->format.record_size;
     uint32_t host = tiers->slot_count - tiers->fast_count;
-    coterie_status_t status = coterie_memory_fast.create(
-        tiers->fast_count * record, tiers->budget, &tiers->arena);
+    const coterie_memory_ops_t *fast = &coterie_memory_fast,
+                               *plain = &coterie_memory_host;
+    coterie_status_t status;
 
+    if (tiers->shared)
+        fast = plain = &coterie_memory_shared;
+    status = fast->create(tiers->fast_count * record, tiers->budget,
+                          &tiers->arena);
     if (status == COTERIE_OK && host > 0)
-        status = coterie_memory_host.create(host * record, host * record,
-                                            &tiers->host);
+        status = plain->create(host * record, host * record, &tiers->host);
     if (status == COTERIE_OK && host > 0)
         status = coterie_policy_create(policy, tiers->item_count,
                                        &tiers->fast_policy);

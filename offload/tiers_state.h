@@ -9,6 +9,7 @@
 #include "offload/foresight.h"
 #include "offload/memory.h"
 #include "offload/reader.h"
+#include "offload/share.h"
 #include "offload/tiers.h"
 #include "offload/timeline.h"
 
@@ -50,7 +51,13 @@ typedef struct coterie_candidate {
     float chance;
 } coterie_candidate_t;
 
+/* A guest of another process's tiers has their shape and maps their memory;
+ * all the rest is with the keeper. */
 struct coterie_tiers {
+    coterie_guest_t *guest;   /* or NULL */
+    coterie_keeper_t *keeper; /* NULL: these are not shared */
+    bool shared;              /* others may join, */
+    uint64_t identity;        /* who have the same: coterie_share_identity */
     coterie_expert_format_t format;
     uint32_t layer_count, expert_count, item_count;
     uint32_t slot_count, fast_count; /* the first are in the fast tier */

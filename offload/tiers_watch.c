@@ -99,6 +99,8 @@ bool coterie_tiers_watch(coterie_tiers_t *tiers, const coterie_sight_t *rows)
         rows->count, rows->count, (size_t)rows->count * rows->k,
         rows->hints != NULL ? (size_t)rows->count * rows->hint_count : 0};
 
+    if (tiers->guest != NULL)
+        return coterie_guest_sight(tiers->guest, COTERIE_CALL_WATCH, rows);
     return message_put(tiers->watch, &(message_t){0, false, *rows}, arrays,
                        counts);
 }
@@ -108,7 +110,15 @@ void coterie_tiers_feed(coterie_tiers_t *tiers, const coterie_sight_t *rows,
 {
     const int32_t *arrays[4] = {rows->sequence, rows->position, token, NULL};
     const size_t counts[4] = {rows->count, rows->count, rows->count, 0};
+    coterie_sight_t fed = *rows;
 
+    if (tiers->guest != NULL) {
+        fed.k = 1;
+        fed.experts = token;
+        fed.hints = NULL;
+        coterie_guest_sight(tiers->guest, COTERIE_CALL_FEED, &fed);
+        return;
+    }
     message_put(tiers->watch, &(message_t){0, true, *rows}, arrays, counts);
 }
 

@@ -339,10 +339,10 @@ static coterie_status_t serve(coterie_bank_t *bank,
             if (expert < 0)
                 continue;
             *item = layer * bank->expert_count + (uint32_t)expert;
-            coterie_tiers_serve(bank->tiers, *item);
         }
     }
-    return COTERIE_OK;
+    return coterie_tiers_serve(
+        bank->tiers, (coterie_items_t){bank->items, (uint32_t)slots});
 }
 
 static int32_t expert_of(const coterie_bank_t *bank,

@@ -43,6 +43,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/fault_io.c tests/fault_io.h \
 	tests/test_reader.c \
 	tests/test_budget.c \
+	tests/test_sharing.c \
 	tests/test_tiers.c \
 	tests/test_timeline.c \
 	tests/test_container.c \
@@ -105,9 +106,9 @@ AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_SANITIZERS;
 
 EXTRA_DIST += tests/data
-dist_check_SCRIPTS = tests/headers.sh tests/ranks.sh tests/saving.sh tests/faults.sh \
+dist_check_SCRIPTS = tests/headers.sh tests/budgets.sh tests/ranks.sh tests/saving.sh tests/faults.sh \
 	tests/schema.sh
-TESTS += tests/ranks.sh tests/saving.sh tests/faults.sh tests/schema.sh
+TESTS += tests/budgets.sh tests/ranks.sh tests/saving.sh tests/faults.sh tests/schema.sh
 installcheck-local:
 	CC='$(CC)' CXX='$(CXX)' $(srcdir)/tests/headers.sh \
 	  '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfigdir)'

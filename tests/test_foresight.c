@@ -210,7 +210,7 @@ static coterie_tiers_t *tiers_of(coterie_model_t *model, uint32_t percent)
     cr_assert(eq(int, COTERIE_OK,
                  coterie_tiers_create(model, &options, &tiers)));
     for (uint32_t item = 0; item < 8 * 16; item++)
-        coterie_tiers_serve(tiers, item);
+        coterie_tiers_serve(tiers, (coterie_items_t){&item, 1});
     return tiers;
 }
 

@@ -99,7 +99,7 @@ static coterie_tiers_t *with_host(uint64_t fast, uint64_t host)
                  coterie_tiers_create(model, &options, &tiers)), "%s",
               coterie_last_error());
     for (uint32_t item = 0; item < ITEMS; item++)
-        coterie_tiers_serve(tiers, item);
+        coterie_tiers_serve(tiers, (coterie_items_t){&item, 1});
     return tiers;
 }
 

@@ -332,7 +332,7 @@ Test(tiers, read_first_what_was_hot_before)
     cr_assert(eq(int, COTERIE_OK,
                  coterie_tiers_create(model, &options, &tiers)));
     for (uint32_t item = 0; item < ITEMS; item++)
-        coterie_tiers_serve(tiers, item);
+        coterie_tiers_serve(tiers, (coterie_items_t){&item, 1});
     use_one(tiers, 9);
     use_one(tiers, 3);
     cr_expect(eq(u64, 2, counts_of(tiers).preloads));
@@ -406,7 +406,7 @@ static coterie_tiers_t *tiers_of(uint64_t experts, coterie_policy_kind_t kind)
                      model, &options, &fault_io, &tiers)), "%s",
               coterie_last_error());
     for (uint32_t item = 0; item < ITEMS; item++)
-        coterie_tiers_serve(tiers, item);
+        coterie_tiers_serve(tiers, (coterie_items_t){&item, 1});
     return tiers;
 }
 

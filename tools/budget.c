@@ -21,13 +21,13 @@ static double part(uint64_t some, uint64_t all);
 #define TIERS_MAP(X)                                                       \
     X(budget) X(resident) X(resident_most) X(uses) X(hits) X(preloads)     \
     X(demand_reads) X(guess_reads) X(guesses_used) X(guesses_wasted)       \
-    X(bytes) X(retries) X(host_budget) X(computed_in_host) X(moved_to_fast)
+    X(bytes) X(retries) X(host_budget) X(computed_in_host) X(moved_to_fast) \
+    X(processes)
 
-coterie_status_t budget_open(job_t *job)
+coterie_status_t budget_options_read(job_t *job)
 {
     const run_options_t *o = job->options;
-    coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
-    uint64_t *hot = NULL;
+    coterie_tiers_options_t *budget = &job->budget;
     coterie_status_t status;
 
     if (o->budget == NULL && o->hot != NULL)
@@ -41,27 +41,28 @@ coterie_status_t budget_open(job_t *job)
                        "the same");
     if (o->budget == NULL)
         return COTERIE_OK;
-    status = budget_parse("--budget", o->budget, &options.budget,
-                          &options.budget_percent);
+    *budget = (coterie_tiers_options_t){.size = sizeof(*budget),
+                                        .policy = o->policy,
+                                        .polling = o->polling};
+    status = budget_parse("--budget", o->budget, &budget->budget,
+                          &budget->budget_percent);
     if (status == COTERIE_OK && o->host_budget != NULL)
         status = budget_parse("--host-budget", o->host_budget,
-                              &options.host_budget, &options.host_percent);
+                              &budget->host_budget, &budget->host_percent);
     if (status == COTERIE_OK && (o->hot != NULL || o->tiers != NULL))
-        status = hot_read(job, &hot);
-    if (status != COTERIE_OK)
-        return status;
-    options.policy = o->policy;
-    options.polling = o->polling;
-    options.hot = hot;
-    if (o->transport == TRANSPORT_MPI) {
-        options.budget /= o->ranks;
-        options.budget_percent /= o->ranks;
-        options.host_budget /= o->ranks;
-        options.host_percent /= o->ranks;
-    }
-    status = coterie_tiers_create(job->model, &options, &job->tiers);
-    free(hot);
+        status = hot_read(job, &job->hot);
+    budget->hot = job->hot;
     return status;
+}
+
+coterie_status_t budget_open(job_t *job, coterie_transport_t *transport)
+{
+    if (job->options->budget == NULL)
+        return COTERIE_OK;
+    if (transport == NULL)
+        return coterie_tiers_create(job->model, &job->budget, &job->tiers);
+    return coterie_tiers_create_together(transport, job->model, &job->budget,
+                                         &job->tiers);
 }
 
 coterie_status_t budget_collect(const rank_t *r, results_t *results)
@@ -94,8 +95,9 @@ json_t *budget_json(const job_t *job, const results_t *results)
     json_t *object;
 
     coterie_tiers_describe(job->tiers, reading, sizeof(reading));
-    object = json_pack("{s:s, s:s, s:f, s:f}", "policy",
+    object = json_pack("{s:s, s:s, s:i, s:f, s:f}", "policy",
                        policy_names[job->options->policy], "reading", reading,
+                       "tiers", (int)results->tiers_count,
                        "hit_rate", part(c->hits, c->uses), "stall_s",
                        1e-9 * (double)c->stall_ns);
 #define X(field)                        \
@@ -204,8 +206,12 @@ static coterie_status_t counts_collect(const rank_t *r, results_t *results)
     status = coterie_transport_allgather(r->transport, &mine, sizeof(mine),
                                          all);
     for (uint32_t i = 0;
-         status == COTERIE_OK && r->index == 0 && i < objects; i++)
+         status == COTERIE_OK && r->index == 0 && i < objects; i++) {
+        if (all[i].processes == 0) /* another process's, which counts */
+            continue;
         counts_add(&all[i], &results->tiers);
+        results->tiers_count++;
+    }
     free(all);
     return status;
 }

@@ -7,10 +7,15 @@
 
 #include "tools/rank.h"
 
+/* Reads what the options say about tiers. A hot file that does not exist yet is
+ * an empty one. */
+coterie_status_t budget_options_read(job_t *job);
+
 /* Opens the job's tiers if it has a budget, which is for all ranks together:
- * threads share it, each process of MPI takes an equal part. A hot file that
- * does not exist yet is an empty one. */
-coterie_status_t budget_open(job_t *job);
+ * those on one machine share its part, be they threads or processes.
+ * @param transport  of ranks that are processes, which call this together; or
+ *                   NULL */
+coterie_status_t budget_open(job_t *job, coterie_transport_t *transport);
 
 /* What all ranks' tiers counted, for rank 0. Collective. */
 coterie_status_t budget_collect(const rank_t *r, results_t *results);

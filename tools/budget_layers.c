@@ -7,7 +7,7 @@
 
 /* What one process's tiers tell. */
 typedef struct part {
-    uint64_t rounds; /* of a span */
+    uint64_t rounds; /* of a span; 0: another process tells all that */
     coterie_layer_counts_t counts[];
 } part_t;
 
@@ -30,14 +30,16 @@ coterie_status_t budget_layers_collect(const rank_t *r, results_t *results)
     char *all = malloc(r->count * size);
     coterie_layer_counts_t *sum = calloc(1, size);
     coterie_status_t status = COTERIE_ERR_NO_MEMORY;
+    coterie_tiers_counts_t tiers;
     uint32_t rounds;
 
     if (mine == NULL || all == NULL || sum == NULL) {
         failure(status, "out of memory");
         goto out;
     }
+    coterie_tiers_counts(r->job->tiers, &tiers);
     coterie_tiers_timeline(r->job->tiers, mine->counts, &rounds);
-    mine->rounds = rounds;
+    mine->rounds = tiers.processes > 0 ? rounds : 0;
     status = coterie_transport_allgather(r->transport, mine, size, all);
     if (status != COTERIE_OK || r->index != 0)
         goto out;
@@ -99,8 +101,11 @@ static void parts_add(const char *parts, uint32_t count, uint32_t layers,
     }
     for (uint32_t i = 0; i < count; i++) {
         const part_t *part = (const part_t *)(parts + i * size);
-        size_t merged = results->span_rounds / part->rounds;
+        size_t merged = 1;
 
+        if (part->rounds == 0)
+            continue;
+        merged = results->span_rounds / part->rounds;
         for (size_t s = 0; s < COTERIE_TIMELINE_SPANS; s++)
             counts_add(part->counts + s * layers, layers,
                        results->timeline + s / merged * layers);

@@ -121,6 +121,10 @@ static void advise_host(const coterie_host_t *host, json_t *advice)
         advise(advice, "allow huge pages: echo madvise > "
                        "/sys/kernel/mm/transparent_hugepage/enabled, or "
                        "reserve some with sysctl vm.nr_hugepages");
+    if (strcmp(host->huge_shared, "never") == 0 && host->huge_free == 0)
+        advise(advice, "for several processes (MPI), allow huge pages that "
+                       "they share: echo advise > "
+                       "/sys/kernel/mm/transparent_hugepage/shmem_enabled");
     if (host->locked < host->memory && geteuid() != 0)
         advise(advice,
                "raise the limit of locked memory (ulimit -l, now %llu KiB) to "
@@ -185,8 +189,8 @@ static coterie_status_t report_json(const findings_t *f)
 static json_t *host_json(const coterie_host_t *host)
 {
     return json_pack(
-        "{s:i, s:i, s:i, s:f, s:i, s:I, s:I, s:o, s:I, s:o, s:I, s:s, s:b, "
-        "s:s}",
+        "{s:i, s:i, s:i, s:f, s:i, s:I, s:I, s:o, s:I, s:o, s:I, s:s, s:s, "
+        "s:b, s:s}",
         "cores", (int)host->cores, "cores_online", (int)host->cores_online,
         "cores_allowed", (int)host->cores_allowed, "cpu_limit",
         host->cpu_limit, "numa_nodes", (int)host->numa_nodes, "memory",
@@ -195,6 +199,7 @@ static json_t *host_json(const coterie_host_t *host)
         "memory_limit_used", (json_int_t)host->limit_used, "locked_limit",
         bytes_json(host->locked), "huge_pages_free",
         (json_int_t)host->huge_free, "transparent_huge_pages", host->huge,
+        "shared_huge_pages", host->huge_shared,
         "io_uring", host->uring[0] == '\0', "io_uring_refusal", host->uring);
 }
 
@@ -256,10 +261,12 @@ static void host_print(const coterie_host_t *host)
     if (host->limit != UINT64_MAX)
         printf("container  limited to %.1f GB, %.1f of them used\n",
                1e-9 * (double)host->limit, 1e-9 * (double)host->limit_used);
-    printf("huge pages %.1f GB reserved and free; transparent: %s\n"
+    printf("huge pages %.1f GB reserved and free; transparent: %s, "
+           "shared: %s\n"
            "io_uring   %s\n",
            1e-9 * (double)host->huge_free,
            host->huge[0] != '\0' ? host->huge : "none",
+           host->huge_shared[0] != '\0' ? host->huge_shared : "none",
            host->uring[0] != '\0' ? host->uring : "works");
 }
 

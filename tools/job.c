@@ -47,7 +47,7 @@ coterie_status_t job_open(const run_options_t *options, const char *model,
     if (status == COTERIE_OK)
         status = length_check(job);
     if (status == COTERIE_OK)
-        status = budget_open(job);
+        status = budget_options_read(job);
     if (status == COTERIE_OK && options->threads > 0)
         status = pool_open(options->threads, &job->pool);
     return status;
@@ -59,6 +59,7 @@ void job_close(job_t *job)
     coterie_placement_destroy(job->placement);
     weights_destroy(job->weights);
     coterie_tiers_destroy(job->tiers); /* before the model, which it reads */
+    free(job->hot);
     coterie_pool_destroy(job->pool);
     coterie_model_close(job->model);
     *job = (job_t){0};

@@ -38,6 +38,8 @@ typedef struct job {
     coterie_model_t *model;
     weights_t *weights;
     coterie_placement_t *placement;
+    coterie_tiers_options_t budget; /* if there is one */
+    uint64_t *hot;                  /* [MoE layers, experts], of the budget */
     coterie_tiers_t *tiers; /* NULL: all experts are in memory */
     coterie_pool_t *pool;   /* NULL: every rank computes by itself */
     prompts_t prompts;
@@ -54,6 +56,7 @@ typedef struct results {
     coterie_counts_t counts[2]; /* over all ranks, by coterie_phase_t */
     coterie_times_t times;      /* mean of the ranks */
     coterie_tiers_counts_t tiers;
+    uint32_t tiers_count; /* one on each machine, or one a process */
     coterie_layer_counts_t *timeline; /* [SPANS, MoE layers], of tiers */
     uint32_t span_rounds;
     uint64_t *hot; /* of tiers, if asked for */

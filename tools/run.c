@@ -134,6 +134,9 @@ static int run_run(const invocation_t *in)
     code = together(in, transport, status);
     if (code != EXIT_DONE)
         goto out;
+    code = together(in, transport, budget_open(&job, transport));
+    if (code != EXIT_DONE)
+        goto out;
     status = transport != NULL ? rank_run(&job, transport, &results)
                                : ranks_run_threads(&job, &results);
     if (status == COTERIE_OK && results.tokens != NULL) /* rank 0 is here */

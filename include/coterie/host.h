@@ -27,6 +27,8 @@ typedef struct coterie_host {
     uint64_t huge_free;  /**< in reserved huge pages that nobody uses */
     char huge[COTERIE_HOST_TEXT]; /**< transparent ones: "always", "madvise",
                                        "never", or "" if there are none */
+    char huge_shared[COTERIE_HOST_TEXT]; /**< for memory that processes share:
+                                          * "advise", "never", or others */
     char uring[COTERIE_HOST_TEXT]; /**< why io_uring does not work, or "" */
 } coterie_host_t;
 

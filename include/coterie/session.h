@@ -63,6 +63,17 @@ COTERIE_API coterie_status_t coterie_bank_create_tiered(
     coterie_tiers_t *tiers, const coterie_placement_t *placement,
     uint32_t rank, coterie_bank_t **bank_p);
 
+/** Control path, collective among ranks that are processes: those of each
+ * machine get one tiers together, which the first of them has and the others
+ * join; so no expert is read twice there. The options are of all ranks, and a
+ * machine gets its ranks' part of the budget. Where the system has no memory
+ * that processes share, one line on stderr says so, and each has its own part.
+ *
+ * @return ERR_PEER if the rank that should have them failed */
+COTERIE_API coterie_status_t coterie_tiers_create_together(
+    coterie_transport_t *transport, const coterie_model_t *model,
+    const coterie_tiers_options_t *options, coterie_tiers_t **tiers_p);
+
 /** How the bank's products are computed (coterie_compute_t; f32 at first):
  * rounding what meets the weights is faster and changes results a little
  * (doc/kernels.md). Before a session has the bank.

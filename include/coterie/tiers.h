@@ -3,8 +3,9 @@
 /** @file
  * Serving from an expert store with less memory than its experts take. Tiers
  * hold some of them in an arena and read the others when they are needed, or
- * a little before. Ranks that are threads of one process share one object, so
- * that the budget is theirs together and no expert is read twice. Results are
+ * a little before. Ranks that are threads of one process share one object, and
+ * those of several processes on a machine can, so that the budget is theirs
+ * together and no expert is read twice. Results are
  * the same, bit for bit, with any budget: only time differs. */
 #include <coterie/model.h>
 #include <coterie/offload.h>
@@ -40,6 +41,8 @@ typedef struct coterie_tiers_options {
      * fast memory; or percent of what all experts take. 0: none. */
     uint64_t host_budget;
     double host_percent;
+    uint64_t shared; /**< 1: memory that other processes can map
+                      * (coterie_tiers_share); 0: this process's own */
 } coterie_tiers_options_t;
 
 #define COTERIE_TIERS_OPTIONS_INIT { .size = sizeof(coterie_tiers_options_t) }
@@ -50,6 +53,28 @@ typedef struct coterie_tiers_options {
 COTERIE_API coterie_status_t coterie_tiers_create(
     const coterie_model_t *model, const coterie_tiers_options_t *options,
     coterie_tiers_t **tiers_p);
+
+/** Room for a name, with its final zero. */
+enum { COTERIE_TIERS_NAME = 32 };
+
+/** Lets other processes of this machine (of the same user and network
+ * namespace) use tiers that were created to be shared: all read the store by
+ * this process, into the same memory, with one budget. The name is the
+ * kernel's and leaves nothing behind. One that dies gives back what it had.
+ * @param name  [COTERIE_TIERS_NAME]: what others join by
+ * @return ERR_INVALID if they were not created for that, or are shared
+ *         already; ERR_UNSUPPORTED if the system has no such names */
+COTERIE_API coterie_status_t coterie_tiers_share(coterie_tiers_t *tiers,
+                                                 char *name);
+
+/** Another process's tiers, for one bank of this one. They are that process's:
+ * when it destroys them or dies, banks hear ERR_PEER.
+ * @param model  the same store
+ * @return ERR_PEER if nobody has that name; ERR_MISMATCH if it is of another
+ *         store or version */
+COTERIE_API coterie_status_t coterie_tiers_join(const coterie_model_t *model,
+                                                const char *name,
+                                                coterie_tiers_t **tiers_p);
 
 /** What has happened since the tiers were created. A use is one expert that a
  * rank needs at one layer of one step, for however many rows. */
@@ -71,6 +96,8 @@ typedef struct coterie_tiers_counts {
     uint64_t host_budget;    /**< bytes that experts may take in plain memory */
     uint64_t computed_in_host; /**< uses of experts where they lay there */
     uint64_t moved_to_fast;    /**< because that was worth a copy */
+    uint64_t processes; /**< that use these tiers now; 0: they are another
+                         * process's, whose counts these are */
 } coterie_tiers_counts_t;
 
 COTERIE_API void coterie_tiers_counts(coterie_tiers_t *tiers,
