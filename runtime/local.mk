@@ -6,6 +6,7 @@ libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
 	runtime/dispatch_nodes.c runtime/dispatch_owner.c \
 	runtime/exchange.c runtime/fabric.c runtime/fabric.h \
 	runtime/fabric_local.c runtime/gather.c \
+	runtime/rendezvous.c runtime/rendezvous.h \
 	runtime/rows.c runtime/session.c runtime/session.h runtime/threads.c \
 	runtime/tiers_together.c \
 	runtime/transport.c runtime/transport.h runtime/work.c

@@ -57,7 +57,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_dtypes.c \
 	tests/test_topology.c \
 	tests/test_cost.c \
-	tests/test_loads.c
+	tests/test_loads.c \
+	tests/test_rendezvous.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
