@@ -113,6 +113,39 @@ _ACEOF
   AC_SUBST([CUDA_CFLAGS])
   AC_SUBST([CUDA_LIBS])])
 
+dnl NCCL: its headers when building, its library when running (it is looked up
+dnl then, so that what is built loads where there is none). With CUDA only.
+AC_DEFUN([COTERIE_WITH_NCCL], [
+  AC_ARG_WITH([nccl], [AS_HELP_STRING([--with-nccl=DIR|yes|no|auto],
+    [ranks on NVIDIA GPUs that NCCL connects])], [], [with_nccl=auto])
+  AS_CASE([$with_nccl],
+    [no|yes|auto], [NCCL_CFLAGS= coterie_nccl_dir=$coterie_cuda],
+    [NCCL_CFLAGS="-isystem $with_nccl/include"
+     coterie_nccl_dir=$with_nccl with_nccl=yes])
+  AS_IF([test "x$with_nccl" = xyes && test "x$with_cuda" != xyes],
+    [AC_MSG_ERROR([--with-nccl: needs CUDA])])
+  AS_IF([test "x$with_cuda" != xyes], [with_nccl=no])
+  AS_IF([test "x$with_nccl" != xno], [
+    coterie_cppflags=$CPPFLAGS
+    CPPFLAGS="$NCCL_CFLAGS $CUDA_CFLAGS $CPPFLAGS"
+    AC_MSG_CHECKING([for NCCL's headers])
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[#include <nccl.h>
+#if NCCL_VERSION_CODE < NCCL_VERSION(2, 28, 0)
+#error too old
+#endif]], [[ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+return config.blocking;]])], [coterie_nccl=yes], [coterie_nccl=no])
+    AC_MSG_RESULT([$coterie_nccl])
+    CPPFLAGS=$coterie_cppflags
+    AS_IF([test "x$with_nccl$coterie_nccl" = xyesno],
+      [AC_MSG_ERROR([--with-nccl: no nccl.h of 2.28 or later])])
+    with_nccl=$coterie_nccl])
+  AS_IF([test "x$with_nccl" != xyes], [NCCL_CFLAGS=],
+    [AC_DEFINE_UNQUOTED([NCCL_LIBRARY],
+      ["$coterie_nccl_dir/lib/libnccl.so.2"],
+      [tried if the system finds no NCCL])])
+  AC_SUBST([NCCL_CFLAGS])
+  COTERIE_FOUND([nccl], [GPUs connected by NCCL])])
+
 AC_DEFUN([COTERIE_WARNINGS], [
   AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror],
     [treat warnings as errors])], [], [enable_werror=no])

@@ -45,6 +45,10 @@ typedef struct coterie_fabric_ops {
                              uint32_t count, uint32_t deadline_ms);
     /* Never waits: whether the connection itself has failed, and how. */
     coterie_status_t (*check)(coterie_fabric_t *f);
+    /* Control path: waits until what is queued on the compute stream is done.
+     * @return ERR_TIMEOUT after deadline_ms: what the fabric itself had queued
+     *         was then given up; ERR_PEER */
+    coterie_status_t (*drain)(coterie_fabric_t *f, uint32_t deadline_ms);
     /* Control path, by those that remain: goes on without the others (0).
      * reach of the others stays as it is, until the fabric is closed. */
     coterie_status_t (*exclude)(coterie_fabric_t *f, const uint8_t *active);

@@ -97,6 +97,13 @@ static coterie_status_t local_check(coterie_fabric_t *base)
                    : COTERIE_OK;
 }
 
+/* Nothing that is queued waits for long: kernels have deadlines. */
+static coterie_status_t local_drain(coterie_fabric_t *f, uint32_t deadline_ms)
+{
+    (void)deadline_ms;
+    return f->device->ops->wait(f->device, COTERIE_STREAM_COMPUTE);
+}
+
 static coterie_status_t local_exclude(coterie_fabric_t *base,
                                       const uint8_t *active)
 {
@@ -139,6 +146,7 @@ static const coterie_fabric_ops_t local_ops = {
     .swap = local_swap,
     .meet = local_meet,
     .check = local_check,
+    .drain = local_drain,
     .exclude = local_exclude,
     .abort = local_abort,
     .close = local_close};

@@ -11,6 +11,18 @@ libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
 	runtime/tiers_together.c \
 	runtime/transport.c runtime/transport.h runtime/work.c
 
+# GPUs that NCCL connects: its library is looked up at run time.
+coterieinclude_HEADERS += include/coterie/nccl.h
+if HAVE_NCCL
+libcoterie_la_SOURCES += runtime/nccl.c runtime/nccl.h runtime/nccl_calls.c \
+	runtime/nccl_calls.h runtime/nccl_open.c
+else
+libcoterie_la_SOURCES += runtime/nccl_none.c
+endif
+EXTRA_DIST += runtime/nccl.c runtime/nccl.h runtime/nccl_calls.c \
+	runtime/nccl_calls.h runtime/nccl_none.c runtime/nccl_open.c
+libcoterie_la_CFLAGS += $(NCCL_CFLAGS)
+
 # A library of its own, so that engines without MPI do not load it.
 if HAVE_MPI
 lib_LTLIBRARIES += libcoterie-mpi.la

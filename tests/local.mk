@@ -58,7 +58,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_topology.c \
 	tests/test_cost.c \
 	tests/test_loads.c \
-	tests/test_rendezvous.c
+	tests/test_rendezvous.c \
+	tests/test_nccl.c
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)
@@ -87,6 +88,13 @@ tests_libemulated_la_CXXFLAGS = -std=c++17 -Wall -Wextra \
 tests_run_SOURCES += tests/gpu_checks.c tests/gpu_checks.h \
 	tests/test_device.c tests/test_gpu.c
 tests_run_LDADD += tests/libemulated.la -lstdc++
+
+if HAVE_NCCL
+tests_run_SOURCES += tests/fake_nccl.c tests/fake_nccl.h
+tests_run_CFLAGS += $(NCCL_CFLAGS) $(CUDA_CFLAGS)
+else
+EXTRA_DIST += tests/fake_nccl.c tests/fake_nccl.h
+endif
 
 # On a machine with a GPU; elsewhere every check says that it was skipped.
 EXTRA_PROGRAMS = tests/gpu

@@ -11,6 +11,7 @@
 #include <coterie/kernels.h>
 #include <coterie/loads.h>
 #include <coterie/model.h>
+#include <coterie/nccl.h>
 #include <coterie/offload.h>
 #include <coterie/placement.h>
 #include <coterie/pool.h>

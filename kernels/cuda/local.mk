@@ -20,6 +20,14 @@ endif
 EXTRA_DIST += $(coterie_cuda_sources) kernels/device_cuda.c \
 	kernels/device_none.c
 
+# What takes NCCL's headers.
+if HAVE_NCCL
+libcoterie_la_SOURCES += kernels/cuda/reach.cu
+endif
+EXTRA_DIST += kernels/cuda/reach.cu kernels/cuda/reach.h
+kernels/cuda/reach.lo: kernels/cuda/reach.h
+kernels/cuda/reach.lo: NVCCFLAGS += $(NCCL_CFLAGS)
+
 # libtool hands its flags to nvcc, which hands on those it does not know.
 SUFFIXES = .cu
 AM_NVCCFLAGS = -std=c++17 -O3 -lineinfo $(NVCC_ARCH) \
