@@ -65,5 +65,6 @@ Test(device, list_says_what_there_is_or_why_not)
 
     cr_expect(eq(int, JSON_ARRAY, json_typeof(devices)));
     cr_expect(eq(int, some, silent));
+    cr_expect(ne(ptr, json_object_get(info, "nccl"), NULL));
     json_decref(info);
 }

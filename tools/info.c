@@ -33,9 +33,15 @@ enum { HAS_HWLOC = 1 };
 enum { HAS_HWLOC = 0 };
 #endif
 
+#define NCCL_FORMAT "%u.%u.%u"
+#define NCCL_PARTS(version) \
+    (version) / 10000, (version) / 100 % 100, (version) % 100
+
 static int info_run(const invocation_t *in);
 static coterie_status_t build_report(const info_options_t *o);
 static coterie_status_t devices_report(const info_options_t *o);
+static json_t *nccl_object(void);
+static void nccl_print(void);
 static coterie_status_t kind_find(const char *path, file_kind_t *kind_p);
 static coterie_status_t model_report(const info_options_t *o,
                                      const char *path);
@@ -49,7 +55,7 @@ static const option_spec_t info_specs[] = {
     {"ranks", 'r', OPTION_COUNT, offsetof(info_options_t, ranks), "R",
      "for placements that do not say it", 1, 4096, NULL},
     {"devices", 0, OPTION_FLAG, offsetof(info_options_t, devices), NULL,
-     "list this machine's GPUs, or say why there are none", 0, 0, NULL},
+     "list this machine's GPUs and NCCL, or say why there are none", 0, 0, NULL},
     {"json", 0, OPTION_FLAG, offsetof(info_options_t, json), NULL,
      "print one JSON object", 0, 0, NULL},
     {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
@@ -111,8 +117,9 @@ static coterie_status_t devices_report(const info_options_t *o)
 {
     const uint32_t count = coterie_device_count();
     coterie_status_t status = COTERIE_OK;
-    json_t *list = json_array();
+    json_t *list = json_array(), *reason;
 
+    reason = json_string(count == 0 ? coterie_last_error() : "");
     if (count == 0 && !o->json)
         printf("%s\n", coterie_last_error());
     for (uint32_t i = 0; status == COTERIE_OK && i < count; i++) {
@@ -135,10 +142,33 @@ static coterie_status_t devices_report(const info_options_t *o)
                             (json_int_t)about.memory_free));
     }
     if (status == COTERIE_OK && o->json)
-        return json_print(json_pack("{s:o, s:s}", "devices", list, "reason",
-                                    count == 0 ? coterie_last_error() : ""));
+        return json_print(json_pack("{s:o, s:o, s:o}", "devices", list,
+                                    "reason", reason, "nccl", nccl_object()));
+    if (status == COTERIE_OK)
+        nccl_print();
     json_decref(list);
+    json_decref(reason);
     return status;
+}
+
+/* Its version, or null. */
+static json_t *nccl_object(void)
+{
+    uint32_t version;
+
+    return coterie_nccl_version(&version) == COTERIE_OK
+               ? json_sprintf(NCCL_FORMAT, NCCL_PARTS(version))
+               : json_null();
+}
+
+static void nccl_print(void)
+{
+    uint32_t version;
+
+    if (coterie_nccl_version(&version) == COTERIE_OK)
+        printf("NCCL " NCCL_FORMAT "\n", NCCL_PARTS(version));
+    else
+        printf("%s\n", coterie_last_error());
 }
 
 /* Only enough to choose who reads it: that one checks it. */
