@@ -336,8 +336,9 @@ static coterie_status_t missing(const meeting_t *m)
         "rank %u: %u of %u ranks did not come to %s within %u ms; rank %u %s",
         m->how->rank, count, m->how->rank_count, m->file, m->how->deadline_ms,
         first,
-        m->guests[first].stale ? "left a file there in another run"
-                               : "was never there");
+        m->guests[first].stale
+            ? "left a file there in another run, or does not answer"
+            : "was never there");
 }
 
 static unsigned char *bytes_of(const meeting_t *m, cell_t *cell)

@@ -2,9 +2,11 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <criterion/criterion.h>
@@ -111,71 +113,76 @@ Test(rendezvous, alone_needs_no_file)
     cr_expect(eq(u32, all, 7));
 }
 
-/* Copies every rank's file while they meet, which is what a run leaves that
- * is killed just then. */
-static void *keep_files(void *argument)
+/* What a run leaves that is killed while its ranks wait for the last one. */
+static void leave_files(void)
 {
-    char command[256];
+    pid_t children[RANKS - 1];
 
-    (void)argument;
-    snprintf(command, sizeof(command),
-             "cd '%s' && for i in $(seq 200); do for f in meet.?; do "
-             "[ -e \"$f\" ] && cp \"$f\" \"old-$f\"; done; done 2>/dev/null; "
-             "true",
-             directory);
-    cr_assert(eq(int, system(command), 0));
-    return NULL;
+    for (uint32_t r = 0; r < RANKS - 1; r++) {
+        children[r] = fork();
+        if (children[r] == 0) {
+            rank_t rank = rank_of(r, 100, LONG_MS);
+
+            rank_main(&rank);
+            _exit(0);
+        }
+    }
+    for (uint32_t r = 0; r < RANKS - 1; r++) {
+        char path[80];
+
+        snprintf(path, sizeof(path), "%s.%u", file, r);
+        while (access(path, R_OK) != 0)
+            usleep(1000);
+    }
+    for (uint32_t r = 0; r < RANKS - 1; r++) {
+        kill(children[r], SIGKILL);
+        waitpid(children[r], NULL, 0);
+    }
 }
 
 Test(rendezvous, believes_nothing_of_an_earlier_run)
 {
-    pthread_t keeper;
     rank_t ranks[RANKS];
-    char command[256];
 
-    pthread_create(&keeper, NULL, keep_files, NULL);
-    for (uint32_t r = 0; r < RANKS; r++)
-        ranks[r] = rank_of(r, 100, LONG_MS);
-    ranks_run(ranks, RANKS);
-    pthread_join(keeper, NULL);
-    snprintf(command, sizeof(command),
-             "cd '%s' && for f in old-*; do mv \"$f\" \"${f#old-}\"; done",
-             directory);
-    cr_assert(eq(int, system(command), 0));
+    leave_files();
     for (uint32_t r = 0; r < RANKS; r++)
         ranks[r] = rank_of(r, 900, LONG_MS);
     ranks_run(ranks, RANKS);
     for (uint32_t r = 0; r < RANKS; r++)
         cr_expect(eq(int, COTERIE_OK, ranks[r].status), "%s", ranks[r].line);
-    cr_expect(eq(u32, files_left(), 0));
 }
 
-Test(rendezvous, names_the_rank_that_did_not_come)
+Test(rendezvous, says_what_it_found_of_an_earlier_run)
 {
-    rank_t ranks[RANKS - 1];
+    rank_t last = rank_of(RANKS - 1, 900, SHORT_MS);
 
-    for (uint32_t r = 0; r < RANKS - 1; r++)
-        ranks[r] = rank_of(r, 100, SHORT_MS);
-    ranks_run(ranks, RANKS - 1);
-    for (uint32_t r = 0; r < RANKS - 1; r++) {
-        cr_expect(eq(int, COTERIE_ERR_TIMEOUT, ranks[r].status));
-        cr_expect(ne(ptr, strstr(ranks[r].line, "rank 4 was never there"),
-                     NULL),
-                  "%s", ranks[r].line);
-    }
+    leave_files();
+    ranks_run(&last, 1);
+    cr_expect(eq(int, COTERIE_ERR_TIMEOUT, last.status));
+    cr_expect(ne(ptr, strstr(last.line, "rank 0 left a file"), NULL), "%s",
+              last.line);
+}
+
+Test(rendezvous, names_a_rank_that_did_not_come)
+{
+    rank_t rank = rank_of(0, 100, SHORT_MS);
+
+    ranks_run(&rank, 1);
+    cr_expect(eq(int, COTERIE_ERR_TIMEOUT, rank.status));
+    cr_expect(ne(ptr, strstr(rank.line, "4 of 5 ranks did not come"), NULL));
+    cr_expect(ne(ptr, strstr(rank.line, "rank 1 was never there"), NULL));
     cr_expect(eq(u32, files_left(), 0));
 }
 
 Test(rendezvous, a_world_of_another_size_is_another_run)
 {
-    rank_t ranks[2] = {rank_of(0, 100, SHORT_MS), rank_of(1, 100, SHORT_MS)};
+    rank_t smaller = rank_of(0, 100, SHORT_MS);
 
-    ranks[0].how.rank_count = 2;
-    ranks[1].how.rank_count = 3;
-    ranks_run(ranks, 2);
-    for (uint32_t r = 0; r < 2; r++)
-        cr_expect(eq(int, COTERIE_ERR_TIMEOUT, ranks[r].status));
-    cr_expect(ne(ptr, strstr(ranks[0].line, "in another run"), NULL));
+    smaller.how.rank_count = RANKS - 1;
+    leave_files();
+    ranks_run(&smaller, 1);
+    cr_expect(eq(int, COTERIE_ERR_TIMEOUT, smaller.status));
+    cr_expect(ne(ptr, strstr(smaller.line, "in another run"), NULL));
 }
 
 Test(rendezvous, leaves_a_foreign_file_alone)
