@@ -36,11 +36,12 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/replicas.h placement/report.c placement/solve/anneal.c \
 	placement/solve/assignment.c placement/solve/balance.c \
 	placement/solve/branch.c placement/solve/chain.c placement/solve/chain.h \
+	placement/solve/chain_relax.c \
 	placement/solve/columns.c placement/solve/columns.h \
 	placement/solve/eigen.c placement/solve/eigen.h \
 	placement/solve/gram.c placement/solve/gram.h \
 	placement/solve/layer.c placement/solve/layer.h \
-	placement/solve/master.c placement/solve/master.h \
+	placement/solve/machine.h placement/solve/master.c placement/solve/master.h \
 	placement/solve/matching.c placement/solve/matching.h \
 	placement/solve/nodes.c \
 	placement/solve/parallel.c placement/solve/parallel.h \

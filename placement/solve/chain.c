@@ -10,26 +10,14 @@
 
 static coterie_status_t halves_open(coterie_halves_t *halves, uint32_t first,
                                     uint32_t bits, uint32_t size);
-static void halves_sum(const coterie_halves_t *halves, const double *value,
-                       double start, double *sum);
 static void halves_close(coterie_halves_t *halves);
 static coterie_status_t subsets_open(const coterie_chain_t *chain,
                                      coterie_subsets_t *subsets);
 static void subsets_close(coterie_subsets_t *subsets);
-static void subsets_append(coterie_subsets_t *subsets, uint32_t mask,
-                           uint32_t low, uint32_t high);
 static coterie_status_t values_open(coterie_chain_t *chain);
-static void seam_row(const coterie_chain_t *chain, const double *seam,
-                     uint32_t mask, double *row);
-static void seam_relax(coterie_chain_t *chain, const double *seam,
-                       const coterie_subsets_t *from, const double *value,
-                       coterie_subsets_t *to, double *best);
-static int over(const coterie_chain_t *chain);
 static uint32_t best_from(const coterie_chain_t *chain, const double *seam,
                           uint32_t target, const coterie_subsets_t *from,
                           const double *value);
-
-enum { ASK_EVERY = 64 }; /* subsets to start from */
 
 double coterie_chain_choices(uint32_t count, uint32_t size)
 {
@@ -71,16 +59,16 @@ void coterie_chain_filter(coterie_chain_t *chain,
 {
     for (uint32_t l = 0; l < chain->layer_count; l++) {
         coterie_subsets_t *s = &chain->layers[l];
-        uint32_t runs = s->run_count, run = 0;
-        uint32_t end = runs > 0 ? s->run_start[1] : 0, count = s->count;
-        s->count = s->run_count = 0;
+        uint32_t count = s->count;
+        s->count = 0;
         for (uint32_t i = 0; i < count; i++) {
-            while (i >= end) /* read before append overwrites it */
-                end = s->run_start[++run + 1];
             if (!keep(arg, l, i))
                 continue;
-            s->within[s->count] = s->within[i];
-            subsets_append(s, s->mask[i], s->low[i], s->run_high[run]);
+            s->mask[s->count] = s->mask[i];
+            s->low[s->count] = s->low[i];
+            s->high[s->count] = s->high[i];
+            s->at[s->count] = s->at[i];
+            s->within[s->count++] = s->within[i];
         }
     }
 }
@@ -97,8 +85,8 @@ void coterie_chain_refresh(coterie_chain_t *chain)
         coterie_subsets_t *s = &chain->layers[l];
         for (uint32_t i = 0; i < s->count; i++) {
             double twice = 0;
-            seam_row(chain, chain->pair + (size_t)l * e * e, s->mask[i],
-                     chain->row);
+            coterie_chain_row(chain, chain->pair + (size_t)l * e * e,
+                              s->mask[i], chain->row);
             for (uint32_t f = 0; f < e; f++)
                 twice += s->mask[i] >> f & 1 ? chain->row[f] : 0;
             s->within[i] = twice / 2;
@@ -117,9 +105,9 @@ double coterie_chain_solve(coterie_chain_t *chain, int both_ways)
         for (uint32_t i = 0; i < s->count; i++)
             s->ahead[i] = l == 0 ? 0 : -INFINITY;
         if (l > 0)
-            seam_relax(chain, chain->seam + (l - 1) * block,
-                       &chain->layers[l - 1], chain->layers[l - 1].ahead, s,
-                       s->ahead);
+            coterie_chain_relax(chain, chain->seam + (l - 1) * block,
+                                &chain->layers[l - 1],
+                                chain->layers[l - 1].ahead, s, s->ahead);
         for (uint32_t i = 0; i < s->count; i++)
             s->ahead[i] += coterie_chain_value(chain, l, i);
     }
@@ -128,9 +116,9 @@ double coterie_chain_solve(coterie_chain_t *chain, int both_ways)
         for (uint32_t i = 0; i < s->count; i++)
             s->behind[i] = l == last ? 0 : -INFINITY;
         if (l < last)
-            seam_relax(chain, chain->seam_back + l * block,
-                       &chain->layers[l + 1], chain->layers[l + 1].behind, s,
-                       s->behind);
+            coterie_chain_relax(chain, chain->seam_back + l * block,
+                                &chain->layers[l + 1],
+                                chain->layers[l + 1].behind, s, s->behind);
         for (uint32_t i = 0; i < s->count; i++)
             s->behind[i] += coterie_chain_value(chain, l, i);
         if (l == 0)
@@ -186,6 +174,7 @@ void coterie_chain_close(coterie_chain_t *chain)
     free(chain->row);
     free(chain->low_sum);
     free(chain->high_sum);
+    free(chain->all);
     memset(chain, 0, sizeof(*chain));
 }
 
@@ -217,17 +206,12 @@ static coterie_status_t halves_open(coterie_halves_t *halves, uint32_t first,
                 }
         begin = end;
         end = next;
+        halves->start[i + 1] = begin;
     }
+    for (uint32_t i = size < bits ? size : bits; i < COTERIE_HALF_SIZES; i++)
+        halves->start[i + 1] = end;
     halves->count = end;
     return COTERIE_OK;
-}
-
-static void halves_sum(const coterie_halves_t *halves, const double *value,
-                       double start, double *sum)
-{
-    sum[0] = start;
-    for (uint32_t i = 1; i < halves->count; i++)
-        sum[i] = sum[halves->parent[i]] + value[halves->added[i]];
 }
 
 static void halves_close(coterie_halves_t *halves)
@@ -241,24 +225,18 @@ static coterie_status_t subsets_open(const coterie_chain_t *chain,
                                      coterie_subsets_t *s)
 {
     size_t count = coterie_chain_choices(chain->expert_count, chain->size);
-    uint32_t half = chain->expert_count / 2;
 
     s->mask = malloc(count * sizeof(*s->mask));
     s->low = malloc(count * sizeof(*s->low));
-    s->run_start = malloc((count + 1) * sizeof(*s->run_start));
-    s->run_high = malloc(count * sizeof(*s->run_high));
+    s->high = malloc(count * sizeof(*s->high));
+    s->at = malloc(count * sizeof(*s->at));
     s->within = calloc(count, sizeof(*s->within));
     s->ahead = calloc(count, sizeof(*s->ahead));
     s->behind = calloc(count, sizeof(*s->behind));
-    if (!s->mask || !s->low || !s->run_start || !s->run_high || !s->within ||
-        !s->ahead || !s->behind)
+    if (!s->mask || !s->low || !s->high || !s->at || !s->within || !s->ahead ||
+        !s->behind)
         return coterie_fail_memory(count * 40, "subsets of experts");
-    for (uint32_t h = 0; h < chain->high.count; h++)
-        for (uint32_t i = 0; i < chain->low.count; i++) {
-            uint32_t mask = chain->high.mask[h] << half | chain->low.mask[i];
-            if ((uint32_t)__builtin_popcount(mask) == chain->size)
-                subsets_append(s, mask, i, h);
-        }
+    coterie_chain_subsets(chain, s);
     assert(s->count == count);
     return COTERIE_OK;
 }
@@ -267,23 +245,11 @@ static void subsets_close(coterie_subsets_t *s)
 {
     free(s->mask);
     free(s->low);
-    free(s->run_start);
-    free(s->run_high);
+    free(s->high);
+    free(s->at);
     free(s->within);
     free(s->ahead);
     free(s->behind);
-}
-
-static void subsets_append(coterie_subsets_t *s, uint32_t mask, uint32_t low,
-                           uint32_t high)
-{
-    if (s->run_count == 0 || s->run_high[s->run_count - 1] != high) {
-        s->run_high[s->run_count] = high;
-        s->run_start[s->run_count++] = s->count;
-    }
-    s->mask[s->count] = mask;
-    s->low[s->count++] = low;
-    s->run_start[s->run_count] = s->count;
 }
 
 static coterie_status_t values_open(coterie_chain_t *chain)
@@ -296,61 +262,20 @@ static coterie_status_t values_open(coterie_chain_t *chain)
     chain->seam = calloc(cells, sizeof(*chain->seam));
     chain->seam_back = calloc(cells, sizeof(*chain->seam_back));
     chain->row = calloc(e, sizeof(*chain->row));
-    chain->low_sum = calloc(chain->low.count, sizeof(*chain->low_sum));
-    chain->high_sum = calloc(chain->high.count, sizeof(*chain->high_sum));
+    chain->low_sum = calloc(chain->low.count + COTERIE_CHAIN_LANES,
+                            sizeof(*chain->low_sum));
+    chain->high_sum = calloc(chain->high.count + COTERIE_CHAIN_LANES,
+                             sizeof(*chain->high_sum));
+    /* whole lanes, each in one line of the cache */
+    chain->all =
+        aligned_alloc(COTERIE_CHAIN_LANES * sizeof(*chain->all),
+                      coterie_chain_cells(chain) * sizeof(*chain->all));
     if (!chain->layers || !chain->item || !chain->pair || !chain->seam ||
         !chain->seam_back || !chain->row || !chain->low_sum ||
-        !chain->high_sum)
+        !chain->high_sum || !chain->all)
         return coterie_fail_memory(cells * sizeof(*chain->seam),
                                    "values of a chain");
     return COTERIE_OK;
-}
-
-/* What each expert of the next layer is worth beside this subset. */
-static void seam_row(const coterie_chain_t *chain, const double *seam,
-                     uint32_t mask, double *row)
-{
-    uint32_t e = chain->expert_count;
-
-    memset(row, 0, e * sizeof(*row));
-    for (; mask != 0; mask &= mask - 1) {
-        const double *from = seam + (size_t)__builtin_ctz(mask) * e;
-        for (uint32_t f = 0; f < e; f++)
-            row[f] += from[f];
-    }
-}
-
-/* best[t] = max over subsets s of `from` of value[s] + what s and t share: the
- * inner loop of everything exact, so one look-up and one addition a pair. */
-static void seam_relax(coterie_chain_t *chain, const double *seam,
-                       const coterie_subsets_t *from, const double *value,
-                       coterie_subsets_t *to, double *restrict best)
-{
-    for (uint32_t i = 0; i < from->count; i++) {
-        const double *restrict low_sum = chain->low_sum;
-        const uint32_t *restrict low = to->low;
-        if (i % ASK_EVERY == 0 && over(chain))
-            return;
-        if (value[i] == -INFINITY)
-            continue;
-        seam_row(chain, seam, from->mask[i], chain->row);
-        halves_sum(&chain->low, chain->row, 0, chain->low_sum);
-        halves_sum(&chain->high, chain->row, value[i], chain->high_sum);
-        for (uint32_t r = 0; r < to->run_count; r++) {
-            double high = chain->high_sum[to->run_high[r]];
-            uint32_t end = to->run_start[r + 1];
-            for (uint32_t t = to->run_start[r]; t < end; t++) {
-                double sum = high + low_sum[low[t]];
-                best[t] = sum > best[t] ? sum : best[t];
-            }
-        }
-    }
-}
-
-static int over(const coterie_chain_t *chain)
-{
-    return chain->search != NULL &&
-           coterie_search_over(chain->search, chain->solution);
 }
 
 static uint32_t best_from(const coterie_chain_t *chain, const double *seam,
@@ -360,7 +285,7 @@ static uint32_t best_from(const coterie_chain_t *chain, const double *seam,
     double best = -INFINITY;
     uint32_t best_at = 0;
 
-    seam_row(chain, seam, target, chain->row);
+    coterie_chain_row(chain, seam, target, chain->row);
     for (uint32_t i = 0; i < from->count; i++) {
         double sum = value[i];
         for (uint32_t mask = from->mask[i]; mask != 0; mask &= mask - 1)

@@ -15,7 +15,7 @@
  * subsets that no placement better than the present one can use are dropped
  * for good, and pricing gets faster as the bound rises. */
 
-enum { ASCENTS = 40, STEPS = 4000, STEPS_BLIND = 20 };
+enum { ASCENTS = 10, STEPS = 4000, STEPS_BLIND = 40 };
 
 static const double SUMS_PER_SECOND = 5e8; /* of the chain's inner loop */
 static const double PRICINGS = 20;         /* all subsets, that a proof takes */
@@ -23,7 +23,8 @@ static const double STEADY = 0.9;          /* share of the best prices */
 static const double STRIDE = 4;            /* of the ascent's first step */
 static const double STRIDE_LESS = 0.9;     /* after a step that was no gain */
 static const double KEEP = 0.8;            /* of a step's direction, next */
-static const double STEP_LEAST = 0.01;     /* of the length that is meant */
+static const double STEP_FIRST = 0.25;     /* of the length that is meant, */
+static const double STEP_LEAST = 0.001;    /* and in the end */
 static const double STEP_GAIN = 1e-3;      /* of the gap: less is none */
 
 static int columns_applies(const coterie_problem_t *problem, double seconds);
@@ -191,7 +192,7 @@ static coterie_status_t step_down(coterie_columns_t *c)
 {
     const coterie_problem_t *p = c->problem;
     size_t items = (size_t)p->layer_count * p->expert_count;
-    double target = c->weight - c->solution->cost, length = 1;
+    double target = c->weight - c->solution->cost, length = STEP_FIRST;
     double *direction = calloc(items, sizeof(*direction));
     uint32_t idle = 0;
 

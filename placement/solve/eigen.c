@@ -7,19 +7,13 @@
 
 #include "base/error.h"
 #include "placement/solve/eigen.h"
+#include "placement/solve/machine.h"
 
 enum { LANES = COTERIE_EIGEN_ALIGN / sizeof(float), TURNS_MOST = 60 };
 
 /* Rows are whole numbers of these; the compiler makes of them what the machine
- * has, and the loader picks: too early for a sanitizer of threads. */
+ * has. */
 typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float))));
-
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
-#define EACH_MACHINE \
-    __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define EACH_MACHINE
-#endif
 
 static void mirror_make(coterie_eigen_t *eigen, uint32_t step);
 static void matrix_image(coterie_eigen_t *eigen, uint32_t step);
