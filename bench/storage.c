@@ -6,7 +6,8 @@
  * several sizes and removes it. First a sweep: direct reads by a bare io_uring,
  * without checksums, for several block sizes and depths. Its best settings then
  * take turns with the reader, with and without checksums, with fio if there is
- * one, and with page faults in a mapping; a ceiling is the best median. Drives
+ * one, and with page faults in a mapping, as the kernel reads ahead and with
+ * its advice that access is random; a ceiling is the best median. Drives
  * of virtual machines change their rates from second to second, so shares are
  * medians of those within a round. Then how long a read of 1 MiB takes that
  * somebody waits for while guesses keep the drive busy; and how fast a thread
@@ -44,8 +45,9 @@ enum {
     SLOTS = 32,       /* records under way or waiting, if they fit */
     SWEEP = 64 * MIB, /* bytes of one measurement */
     TURN = 336 * MIB,
-    FAULTS = 56 * MIB,
-    WAITS = 400,
+    FAULTS = 28 * MIB,
+    WAITS = 400, /* demands of a round */
+    WAIT_ROUNDS = 7,
     COMPUTE = 256 * MIB, /* bytes of memory gone through */
     STATE_STEP = 2654435761u
 };
@@ -71,7 +73,7 @@ typedef struct sides {
     double cpu[ROUNDS], cpu_bare[ROUNDS];
     double raw[BEST][ROUNDS];
     double share[BEST][ROUNDS];
-    double faults[SLOW_ROUNDS], fio[SLOW_ROUNDS];
+    double faults[SLOW_ROUNDS], random[SLOW_ROUNDS], fio[SLOW_ROUNDS];
 } sides_t;
 
 typedef struct bench {
@@ -111,8 +113,10 @@ static double raw_turn(const bench_t *b, const setting_t *how, size_t size);
 static void record_compare(bench_t *b, size_t record);
 static void sides_measure(bench_t *b, size_t record, int round,
                           sides_t *sides);
+static double faults_turn(const bench_t *b, size_t record, bool random);
 static void sides_print(const bench_t *b, size_t record, sides_t *sides);
 static void waits_measure(bench_t *b);
+static double wait_ms(bench_t *b);
 static int compute_measure(bench_t *b);
 static double compute_rate(const coterie_arena_t *memory);
 static void bench_close(bench_t *b);
@@ -336,8 +340,6 @@ static void record_compare(bench_t *b, size_t record)
 
 static void sides_measure(bench_t *b, size_t record, int round, sides_t *sides)
 {
-    double seconds;
-
     for (size_t turn = 0; turn < BEST + 2; turn++) {
         size_t i = (turn + (size_t)round) % (BEST + 2);
 
@@ -355,11 +357,19 @@ static void sides_measure(bench_t *b, size_t record, int round, sides_t *sides)
         sides->share[i][round] = sides->reader[round] / sides->raw[i][round];
     if (round >= SLOW_ROUNDS)
         return;
-    seconds = storage_raw_faults(b->path, b->size, record, FAULTS);
-    sides->faults[round] =
-        (double)(FAULTS / record * record) / seconds * 1e-9;
+    sides->faults[round] = faults_turn(b, record, false);
+    sides->random[round] = faults_turn(b, record, true);
     sides->fio[round] = storage_raw_fio(b->path, TURN, b->settings[0].block,
                                         b->settings[0].depth);
+}
+
+/* GB/s. */
+static double faults_turn(const bench_t *b, size_t record, bool random)
+{
+    double seconds =
+        storage_raw_faults(b->path, b->size, record, FAULTS, random);
+
+    return (double)(FAULTS / record * record) / seconds * 1e-9;
 }
 
 static void sides_print(const bench_t *b, size_t record, sides_t *sides)
@@ -382,52 +392,70 @@ static void sides_print(const bench_t *b, size_t record, sides_t *sides)
            "\"share\": %.3f, \"unverified_gbs\": %.3f, "
            "\"fio_gbs\": %.3f, \"cpu_s_per_gb\": %.4f, "
            "\"unverified_cpu_s_per_gb\": %.4f, "
-           "\"faults_gbs\": %.3f, \"over_faults\": %.2f}\n",
+           "\"faults_gbs\": %.3f, \"over_faults\": %.2f, "
+           "\"random_faults_gbs\": %.3f}\n",
            record, how, rate, best, b->settings[which].block,
            b->settings[which].depth,
            bench_median(sides->share[which], ROUNDS),
            bench_median(sides->bare, ROUNDS),
            bench_median(sides->fio, SLOW_ROUNDS),
            bench_median(sides->cpu, ROUNDS),
-           bench_median(sides->cpu_bare, ROUNDS), faults, rate / faults);
+           bench_median(sides->cpu_bare, ROUNDS), faults, rate / faults,
+           bench_median(sides->random, SLOW_ROUNDS));
     fflush(stdout);
 }
 
-/* Guesses of 9 MiB without end, and one demand after the other. */
+/* Guesses of 9 MiB without end, and one demand after the other, in rounds. */
 static void waits_measure(bench_t *b)
 {
-    static double ms[WAITS];
+    double half[WAIT_ROUNDS], most[WAIT_ROUNDS], worst[WAIT_ROUNDS];
     double begun = bench_seconds(), guessed;
     uint64_t before, after, retries;
 
     coterie_reader_counts(b->reader, &before, &retries);
     reader_begin(b, 9 * MIB, UINT64_MAX, COTERIE_URGENCY_GUESS);
-    pthread_mutex_lock(&b->mutex);
     b->wait.data = b->arena.data + ARENA - MIB; /* guesses leave that free */
-    for (int i = 0; i < WAITS; i++) {
-        double start = bench_seconds();
-        uint64_t place = storage_raw_place(b->size, MIB) / MIB;
+    for (int round = 0; round < WAIT_ROUNDS; round++) {
+        double ms[WAITS];
 
-        b->wait.size = MIB;
-        b->wait.offset = place * MIB;
-        b->wait.hashes = b->hashes + place;
-        b->waited = false;
-        coterie_reader_start(b->reader, &b->wait, COTERIE_URGENCY_DEMAND);
-        while (!b->waited)
-            pthread_cond_wait(&b->changed, &b->mutex);
-        ms[i] = 1e3 * (bench_seconds() - start);
+        for (int i = 0; i < WAITS; i++)
+            ms[i] = wait_ms(b);
+        qsort(ms, WAITS, sizeof(*ms), bench_compare);
+        half[round] = ms[WAITS / 2];
+        most[round] = ms[WAITS * 99 / 100];
+        worst[round] = ms[WAITS - 1];
     }
+    pthread_mutex_lock(&b->mutex);
     b->left = 0;
     pthread_mutex_unlock(&b->mutex);
     coterie_reader_counts(b->reader, &after, &retries);
-    guessed = (double)(after - before) - (double)WAITS * MIB;
+    guessed = (double)(after - before) - (double)WAIT_ROUNDS * WAITS * MIB;
     guessed *= 1e-9 / (bench_seconds() - begun);
     reader_end(b);
-    qsort(ms, WAITS, sizeof(*ms), bench_compare);
     printf("{\"demand_bytes\": %d, \"beside\": \"guesses of 9 MiB\", "
-           "\"guesses_gbs\": %.2f, \"p50_ms\": %.2f, \"p99_ms\": %.2f, "
+           "\"guesses_gbs\": %.2f, \"p50_ms\": %.2f, \"p99_ms\": %.2f",
+           MIB, guessed, bench_median(half, WAIT_ROUNDS),
+           bench_median(most, WAIT_ROUNDS)); /* which sorts */
+    printf(", \"p99_ms_least\": %.2f, \"p99_ms_most\": %.2f, "
            "\"worst_ms\": %.2f}\n",
-           MIB, guessed, ms[WAITS / 2], ms[WAITS * 99 / 100], ms[WAITS - 1]);
+           most[0], most[WAIT_ROUNDS - 1], bench_median(worst, WAIT_ROUNDS));
+}
+
+static double wait_ms(bench_t *b)
+{
+    double start = bench_seconds();
+    uint64_t place = storage_raw_place(b->size, MIB) / MIB;
+
+    pthread_mutex_lock(&b->mutex);
+    b->wait.size = MIB;
+    b->wait.offset = place * MIB;
+    b->wait.hashes = b->hashes + place;
+    b->waited = false;
+    coterie_reader_start(b->reader, &b->wait, COTERIE_URGENCY_DEMAND);
+    while (!b->waited)
+        pthread_cond_wait(&b->changed, &b->mutex);
+    pthread_mutex_unlock(&b->mutex);
+    return 1e3 * (bench_seconds() - start);
 }
 
 /* Alone, then beside the reader, in turns. */

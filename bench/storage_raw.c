@@ -54,7 +54,7 @@ out:
 }
 
 double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
-                          uint64_t size)
+                          uint64_t size, bool random)
 {
     int file = open(path, O_RDONLY);
     volatile unsigned char seen = 0;
@@ -68,6 +68,8 @@ double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
     close(file);
     if (data == MAP_FAILED)
         return -1;
+    if (random)
+        madvise((void *)data, file_size, MADV_RANDOM);
     start = bench_seconds();
     for (uint64_t done = 0; done + block <= size; done += block) {
         uint64_t place = storage_raw_place(file_size, block);

@@ -4,6 +4,7 @@
  * page faults. Each reads `size` bytes of a file in blocks at random places,
  * and returns the seconds it took, or a negative number. */
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct storage_ring {
@@ -16,9 +17,10 @@ typedef struct storage_ring {
 double storage_raw_ring(const char *path, uint64_t file_size, uint64_t size,
                         const storage_ring_t *how);
 
-/* The file mapped afresh, and not in the page cache. */
+/* The file mapped afresh, and not in the page cache.
+ * @param random  the kernel is told that access is, and reads nothing ahead */
 double storage_raw_faults(const char *path, uint64_t file_size, size_t block,
-                          uint64_t size);
+                          uint64_t size, bool random);
 
 /* GB/s that fio reads at with io_uring, registered buffers and files; 0 if
  * there is no fio. */

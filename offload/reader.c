@@ -14,10 +14,10 @@
 #include "offload/reader.h"
 #include "offload/reader_open.h"
 
-/* What somebody waits for comes in larger pieces, which cost less; guesses in
+/* What one rank waits for comes in larger pieces, which cost less; all else in
  * small ones, so that a demand is never far from its turn. */
 enum {
-    PIECE = 2 * COTERIE_STORE_CHUNK,
+    PIECE_ALONE = 2 * COTERIE_STORE_CHUNK,
     DEPTH = 16,         /* pieces under way, if they are small, */
     GUESSES = 4,        /* and those on guesses */
     PIECES = 2 * DEPTH, /* as many wait for being verified */
@@ -38,6 +38,7 @@ struct coterie_reader {
     bool refused; /* io takes no more: another one must */
     bool dead;    /* and there is no other */
     bool closing;
+    bool alone; /* whoever waits */
     queue_t queues[COTERIE_URGENCY_COUNT];
     coterie_piece_t pieces[PIECES];
     coterie_piece_t *spare, *again; /* lists: unused, and to be tried again */
@@ -79,6 +80,7 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
     if (reader == NULL)
         return coterie_fail_memory(sizeof(*reader), "a reader");
     reader->options = *options;
+    reader->alone = true;
     reader->setup = (coterie_io_setup_t){.descriptor = -1,
                                          .arena = options->arena,
                                          .record_size = options->record_size,
@@ -109,6 +111,13 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
     pthread_mutex_destroy(&reader->mutex);
     free(reader);
     return status;
+}
+
+void coterie_reader_waiters(coterie_reader_t *reader, uint32_t count)
+{
+    pthread_mutex_lock(&reader->mutex);
+    reader->alone = count <= 1;
+    pthread_mutex_unlock(&reader->mutex);
 }
 
 void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
@@ -336,11 +345,13 @@ static coterie_read_t *read_next(const coterie_reader_t *reader,
                                  size_t *size_p)
 {
     coterie_read_t *read = reader->queues[COTERIE_URGENCY_DEMAND].first;
+    size_t most =
+        reader->alone ? COTERIE_READER_ALONE : COTERIE_READER_TOGETHER;
 
     if (read != NULL) {
-        *size_p = piece_size(read, PIECE);
-        return reader->flight + *size_p <= COTERIE_READER_DEMANDS ? read
-                                                                  : NULL;
+        *size_p = piece_size(read, reader->alone ? PIECE_ALONE
+                                                 : COTERIE_STORE_CHUNK);
+        return reader->flight + *size_p <= most ? read : NULL;
     }
     read = reader->queues[COTERIE_URGENCY_GUESS].first;
     if (read == NULL || reader->flight > reader->flight_guesses ||

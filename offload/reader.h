@@ -9,13 +9,15 @@
 #include "experts/datafile.h"
 #include "offload/reader_io.h"
 
-/* Bytes under way at most. What is under way on guesses is latency for the
- * demand that comes next, on a drive that answers all it has at once even twice
- * as much: with these, a demand of a chunk is done when at most 4 MiB are.
- * Demands take turns as they come, so among them depth costs nothing, and wins
- * where a drive answers several requests at a time. */
+/* Bytes under way at most. What is under way is latency for the demand that
+ * comes next, on a drive that answers all it has at once even twice as much: a
+ * demand of a chunk beside guesses is done when at most 4 MiB are. Where one
+ * rank waits, all demands are of the set that it waits for, so more of them
+ * delay nobody, and win where a drive answers several requests at a time. Where
+ * several ranks wait, nobody's demand is behind more than 4 MiB. */
 enum {
-    COTERIE_READER_DEMANDS = 16 << 20,
+    COTERIE_READER_ALONE = 16 << 20,
+    COTERIE_READER_TOGETHER = 4 << 20,
     COTERIE_READER_GUESSES = 2 << 20
 };
 
@@ -68,7 +70,11 @@ typedef struct coterie_reader coterie_reader_t;
 coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
                                        coterie_reader_t **reader_p);
 
-/* Queues a read that is not under way. Any thread, like the calls below. */
+/* How many wait for demands, each for its own; one at first. Any thread, like
+ * the calls below. */
+void coterie_reader_waiters(coterie_reader_t *reader, uint32_t count);
+
+/* Queues a read that is not under way. */
 void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
                           coterie_urgency_t urgency);
 

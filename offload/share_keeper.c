@@ -31,6 +31,7 @@ typedef struct visit {
     int socket;
     pthread_t thread;
     atomic_bool ended;
+    bool serves; /* a bank */
     unsigned char *marks; /* [item_count] */
     uint32_t *items;      /* [item_count], for lists of such */
     char *data;           /* the present call's */
@@ -303,7 +304,8 @@ static void visit_settle(visit_t *visit)
     items = marked(visit, LEASED);
     for (uint32_t i = 0; i < items.count; i++)
         coterie_tiers_release(visit->tiers, items.items[i], 0);
-    coterie_tiers_leave(visit->tiers, marked(visit, SERVED));
+    if (visit->serves)
+        coterie_tiers_leave(visit->tiers, marked(visit, SERVED));
 }
 
 static coterie_items_t marked(visit_t *visit, unsigned mark)
@@ -321,12 +323,14 @@ static bool handle_serve(visit_t *visit, const coterie_call_t *call)
     coterie_items_t items;
     coterie_answer_t told = {0};
 
-    if (!items_read(visit, call, &items) ||
+    if (visit->serves || !items_read(visit, call, &items) ||
         !items_have(visit, items, SERVED, false))
         return false;
     told.status = coterie_tiers_serve(visit->tiers, items);
-    if (told.status == COTERIE_OK)
+    if (told.status == COTERIE_OK) {
         items_mark(visit, items, SERVED, true);
+        visit->serves = true;
+    }
     return answer(visit, told, NULL);
 }
 

@@ -10,6 +10,7 @@ static coterie_status_t guest_take(coterie_tiers_t *tiers,
                                    coterie_items_t items, uint32_t *at_p,
                                    const void **record_p);
 static void guest_describe(coterie_tiers_t *tiers, char *text, size_t size);
+static void banks_count(coterie_tiers_t *tiers, uint32_t count);
 static void use(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
 static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
@@ -49,6 +50,7 @@ coterie_status_t coterie_tiers_serve(coterie_tiers_t *tiers,
     for (uint32_t i = 0; i < items.count; i++)
         if (items.items[i] != COTERIE_ITEM_NONE)
             tiers->items[items.items[i]].banks++;
+    banks_count(tiers, tiers->bank_count + 1);
     pthread_mutex_unlock(&tiers->mutex);
     return COTERIE_OK;
 }
@@ -59,6 +61,7 @@ void coterie_tiers_leave(coterie_tiers_t *tiers, coterie_items_t items)
     pthread_mutex_lock(&tiers->mutex);
     for (uint32_t i = 0; i < items.count; i++)
         tiers->items[items.items[i]].banks--;
+    banks_count(tiers, tiers->bank_count - 1);
     pthread_mutex_unlock(&tiers->mutex);
 }
 
@@ -302,6 +305,13 @@ static void guest_describe(coterie_tiers_t *tiers, char *text, size_t size)
     coterie_guest_ask(tiers->guest, COTERIE_CALL_DESCRIBE, told,
                       sizeof(told));
     snprintf(text, size, "%s", told);
+}
+
+static void banks_count(coterie_tiers_t *tiers, uint32_t count)
+{
+    tiers->bank_count = count;
+    for (uint32_t i = 0; i < tiers->reader_count; i++)
+        coterie_reader_waiters(tiers->readers[i], count);
 }
 
 static void use(coterie_tiers_t *tiers, uint32_t ordinal)

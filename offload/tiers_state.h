@@ -63,7 +63,7 @@ struct coterie_tiers {
     uint32_t slot_count, fast_count; /* the first are in the fast tier */
     coterie_arena_t arena, host;
     coterie_reader_t *readers[1 + COTERIE_STRIPES_MAX]; /* by file */
-    uint32_t reader_count;
+    uint32_t reader_count, bank_count;
     pthread_mutex_t mutex;  /* guards what follows */
     pthread_cond_t changed; /* an item arrived or failed */
     coterie_policy_t *policy;

@@ -47,7 +47,8 @@ static void await(bench_t *b, uint32_t count);
 static void expect_read(const bench_t *b, uint32_t record);
 static void expect_failure(const bench_t *b, uint32_t record,
                            coterie_status_t status, const char *words);
-static void expect_under_way(coterie_urgency_t urgency, uint32_t pieces);
+static void expect_under_way(coterie_urgency_t urgency, uint32_t waiters,
+                             uint32_t pieces);
 static void reads_everything(const coterie_io_ops_t *io);
 static void survives(fault_kind_t kind);
 static void fails_alone(fault_kind_t kind, coterie_status_t status,
@@ -151,13 +152,20 @@ Test(reader, lets_a_demand_overtake_guesses)
 
 Test(reader, never_has_more_than_two_mebibytes_of_guesses_under_way)
 {
-    expect_under_way(COTERIE_URGENCY_GUESS, 2);
+    expect_under_way(COTERIE_URGENCY_GUESS, 1, 2);
 }
 
 /* Seven times 2 MiB and what is left of a record; another 2 MiB do not fit. */
 Test(reader, never_has_more_than_sixteen_mebibytes_under_way)
 {
-    expect_under_way(COTERIE_URGENCY_DEMAND, 14);
+    expect_under_way(COTERIE_URGENCY_DEMAND, 1, 14);
+}
+
+/* Whoever comes next waits behind no more, whatever others read. Pieces are of
+ * 1 MiB then. */
+Test(reader, never_has_more_than_four_mebibytes_under_way_for_several)
+{
+    expect_under_way(COTERIE_URGENCY_DEMAND, 2, 4);
 }
 
 Test(reader, makes_a_guess_a_demand_when_somebody_waits)
@@ -363,11 +371,13 @@ static void expect_failure(const bench_t *b, uint32_t record,
               coterie_last_error());
 }
 
-static void expect_under_way(coterie_urgency_t urgency, uint32_t pieces)
+static void expect_under_way(coterie_urgency_t urgency, uint32_t waiters,
+                             uint32_t pieces)
 {
     bench_t b;
 
     bench_open(&b, &fault_io);
+    coterie_reader_waiters(b.reader, waiters);
     fault_hold();
     for (uint32_t i = 0; i < RECORDS; i++)
         start(&b, i, urgency);
