@@ -31,6 +31,10 @@ typedef struct coterie_device_ops {
     coterie_status_t (*host_allocate)(coterie_device_t *d, size_t size,
                                       void **p);
     void (*host_release)(coterie_device_t *d, void *p);
+    /* Makes memory that is there already such memory.
+     * @return ERR_EXISTS if it is */
+    coterie_status_t (*pin)(coterie_device_t *d, void *p, size_t size);
+    void (*unpin)(coterie_device_t *d, void *p);
     coterie_status_t (*arena_reserve)(coterie_device_t *d, size_t reserved,
                                       coterie_device_arena_t *arena);
     /* At least to this size; more, as memory comes in pieces. */

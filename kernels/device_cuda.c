@@ -123,6 +123,24 @@ static void cuda_host_release(coterie_device_t *d, void *p)
     cudaFreeHost(p);
 }
 
+static coterie_status_t cuda_pin(coterie_device_t *d, void *p, size_t size)
+{
+    const cudaError_t error =
+        cudaHostRegister(p, size, cudaHostRegisterPortable);
+
+    if (error != cudaSuccess)
+        cudaGetLastError(); /* or the next launch would be blamed */
+    return error == cudaErrorHostMemoryAlreadyRegistered
+               ? COTERIE_ERR_EXISTS
+               : failed(d, "cudaHostRegister", error);
+}
+
+static void cuda_unpin(coterie_device_t *d, void *p)
+{
+    (void)d;
+    cudaHostUnregister(p);
+}
+
 static coterie_status_t cuda_arena_reserve(coterie_device_t *d,
                                            size_t reserved,
                                            coterie_device_arena_t *arena)
@@ -260,6 +278,8 @@ static const coterie_device_ops_t cuda_ops = {
     .release = cuda_release,
     .host_allocate = cuda_host_allocate,
     .host_release = cuda_host_release,
+    .pin = cuda_pin,
+    .unpin = cuda_unpin,
     .arena_reserve = cuda_arena_reserve,
     .arena_grow = cuda_arena_grow,
     .arena_release = cuda_arena_release,

@@ -43,6 +43,17 @@ static void host_release(coterie_device_t *d, void *p)
     free(p);
 }
 
+static coterie_status_t host_pin(coterie_device_t *d, void *p, size_t size)
+{
+    (void)d, (void)p, (void)size;
+    return COTERIE_OK;
+}
+
+static void host_unpin(coterie_device_t *d, void *p)
+{
+    (void)d, (void)p;
+}
+
 static coterie_status_t host_arena_reserve(coterie_device_t *d,
                                            size_t reserved,
                                            coterie_device_arena_t *arena)
@@ -134,6 +145,8 @@ static const coterie_device_ops_t host_ops = {
     .release = host_release,
     .host_allocate = host_allocate,
     .host_release = host_release,
+    .pin = host_pin,
+    .unpin = host_unpin,
     .arena_reserve = host_arena_reserve,
     .arena_grow = host_arena_grow,
     .arena_release = host_arena_release,

@@ -24,6 +24,15 @@ void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
     *format = tiers->format;
 }
 
+void *coterie_tiers_memory(const coterie_tiers_t *tiers, uint32_t which,
+                           size_t *size_p)
+{
+    const coterie_arena_t *arena = which == 0 ? &tiers->arena : &tiers->host;
+
+    *size_p = arena->size;
+    return arena->data;
+}
+
 bool coterie_tiers_have_host(const coterie_tiers_t *tiers)
 {
     return tiers->fast_count < tiers->slot_count;
@@ -148,6 +157,19 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
     }
     pthread_mutex_unlock(&tiers->mutex);
     return status;
+}
+
+bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items)
+{
+    uint32_t at;
+    bool ready;
+
+    if (tiers->guest != NULL)
+        return false;
+    pthread_mutex_lock(&tiers->mutex);
+    ready = take_one(tiers, items, &at);
+    pthread_mutex_unlock(&tiers->mutex);
+    return ready;
 }
 
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal,

@@ -41,6 +41,12 @@ void coterie_tiers_shape(const coterie_tiers_t *tiers, uint32_t *layers_p,
                          uint32_t *experts_p,
                          coterie_expert_format_t *format);
 
+/* The tiers' memory, all that records are given in: NULL where there is less.
+ * For devices that copy from it. */
+enum { COTERIE_TIERS_MEMORIES = 2 };
+void *coterie_tiers_memory(const coterie_tiers_t *tiers, uint32_t which,
+                           size_t *size_p);
+
 bool coterie_tiers_have_host(const coterie_tiers_t *tiers);
 void coterie_tiers_speeds(coterie_tiers_t *tiers,
                           const coterie_speeds_t *speeds);
@@ -77,6 +83,9 @@ void coterie_tiers_want(coterie_tiers_t *tiers, coterie_items_t items);
 coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
                                     coterie_items_t items, uint32_t *at_p,
                                     const void **record_p);
+
+/* Whether take would not wait. A guest cannot know: false. */
+bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items);
 
 /* @param rows  that were computed with it */
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item,

@@ -114,6 +114,7 @@ void coterie_bank_destroy(coterie_bank_t *bank)
     if (bank == NULL)
         return;
     coterie_bank_device_destroy(bank->device);
+    coterie_bank_cache_destroy(bank->cache);
     free(bank->experts);
     coterie_arena_destroy(&bank->arena);
     free(bank->items);
@@ -122,8 +123,9 @@ void coterie_bank_destroy(coterie_bank_t *bank)
 
 size_t coterie_bank_scratch(const coterie_bank_t *bank)
 {
-    return bank->tiers != NULL ? coterie_bank_tiers_scratch(bank)
-                               : coterie_pool_scratch(bank->pool, &bank->shape);
+    return bank->tiers != NULL && bank->cache == NULL
+               ? coterie_bank_tiers_scratch(bank)
+               : coterie_pool_scratch(bank->pool, &bank->shape);
 }
 
 coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
@@ -134,6 +136,8 @@ coterie_status_t coterie_bank_compute(const coterie_bank_t *bank,
 {
     if (bank->device != NULL)
         return coterie_bank_device_compute(bank, layer, rows, x, sums);
+    if (bank->cache != NULL)
+        return coterie_bank_cache_compute(bank, layer, rows, x, sums, scratch);
     if (bank->tiers != NULL)
         return coterie_bank_tiers_compute(bank, layer, rows, x, sums, scratch);
     coterie_bank_ffn(

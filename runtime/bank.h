@@ -8,6 +8,7 @@
 #include "offload/tiers.h"
 
 typedef struct coterie_bank_device coterie_bank_device_t;
+typedef struct coterie_bank_cache coterie_bank_cache_t;
 
 struct coterie_bank {
     uint32_t rank, layer_count, expert_count;
@@ -22,6 +23,7 @@ struct coterie_bank {
     coterie_tiers_t *tiers; /* NULL: all that follows is unused */
     coterie_expert_format_t format;
     uint32_t *items; /* [layer, slot], or COTERIE_ITEM_NONE */
+    coterie_bank_cache_t *cache; /* some are on a device, too; or NULL */
 };
 
 size_t coterie_bank_scratch(const coterie_bank_t *bank);
@@ -43,6 +45,8 @@ coterie_expert_weights_t coterie_bank_weights(
 
 /* Tells its tiers how fast kernels are in each one's memory. */
 coterie_status_t coterie_bank_speeds(const coterie_bank_t *bank);
+coterie_status_t coterie_bank_speeds_measure(const coterie_bank_t *bank,
+                                             coterie_speeds_t *speeds);
 
 /* bank_tiers.c: the same of a bank that has tiers. */
 size_t coterie_bank_tiers_scratch(const coterie_bank_t *bank);
@@ -52,11 +56,31 @@ coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,
                                             const float *x, float *sums,
                                             void *scratch);
 
+/* Tells the tiers what the router chose, and what it did not.
+ * @param chosen, refuted  scratch, [slot_count] each */
+void coterie_bank_tiers_route(const coterie_bank_t *bank, uint32_t layer,
+                              const coterie_expert_rows_t *rows,
+                              uint32_t *chosen, uint32_t *refuted);
+
+/* bank_cache.c: the same of a bank in tiers that has some on a device. */
+coterie_status_t coterie_bank_cache_compute(const coterie_bank_t *bank,
+                                            uint32_t layer,
+                                            const coterie_expert_rows_t *rows,
+                                            const float *x, float *sums,
+                                            void *scratch);
+/* Accepts NULL. */
+void coterie_bank_cache_destroy(coterie_bank_cache_t *cache);
+
 /* bank_device.c: the same of a bank that was moved to a device. */
 coterie_status_t coterie_bank_device_compute(const coterie_bank_t *bank,
                                              uint32_t layer,
                                              const coterie_expert_rows_t *rows,
                                              const float *x, float *sums);
+/* Its experts of a layer: [slots], in the device's memory. */
+const coterie_expert_weights_t *coterie_bank_device_experts(
+    const coterie_bank_t *bank, uint32_t layer);
+/* @return ERR_UNSUPPORTED for experts that a device does not compute */
+coterie_status_t coterie_bank_device_check(const coterie_ffn_shape_t *shape);
 /* Accepts NULL. */
 void coterie_bank_device_destroy(coterie_bank_device_t *device);
 

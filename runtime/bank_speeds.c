@@ -25,24 +25,33 @@ static double compute_ns(const trial_t *trial, uint32_t rows);
 
 coterie_status_t coterie_bank_speeds(const coterie_bank_t *bank)
 {
+    coterie_speeds_t speeds;
+    coterie_status_t status = coterie_bank_speeds_measure(bank, &speeds);
+
+    if (status == COTERIE_OK)
+        coterie_tiers_speeds(bank->tiers, &speeds);
+    return status;
+}
+
+coterie_status_t coterie_bank_speeds_measure(const coterie_bank_t *bank,
+                                             coterie_speeds_t *speeds)
+{
     size_t size = ROWS * (size_t)bank->shape.hidden * sizeof(float);
     trial_t trial = {.bank = bank,
                      .x = calloc(1, size),
                      .sums = calloc(1, size),
                      .scratch =
                          malloc(coterie_expert_ffn_scratch(&bank->shape))};
-    coterie_speeds_t speeds;
     coterie_status_t status = COTERIE_OK;
 
     if (trial.x == NULL || trial.sums == NULL || trial.scratch == NULL) {
         status = coterie_fail_memory(size, "measuring kernels");
     } else {
-        speeds.fast_ns = memory_measure(&trial, &coterie_memory_fast, 1);
-        speeds.host_ns = memory_measure(&trial, &coterie_memory_host, 1);
-        speeds.row_ns =
+        speeds->fast_ns = memory_measure(&trial, &coterie_memory_fast, 1);
+        speeds->host_ns = memory_measure(&trial, &coterie_memory_host, 1);
+        speeds->row_ns =
             memory_measure(&trial, &coterie_memory_fast, ROWS) / ROWS;
-        speeds.copy_ns = memory_measure(&trial, &coterie_memory_host, 0);
-        coterie_tiers_speeds(bank->tiers, &speeds);
+        speeds->copy_ns = memory_measure(&trial, &coterie_memory_host, 0);
     }
     free(trial.x);
     free(trial.sums);

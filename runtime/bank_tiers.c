@@ -31,7 +31,6 @@ typedef struct wave {
 
 static size_t wave_carve(wave_t *w, char *scratch);
 static void *carve(char *scratch, size_t *at, size_t size);
-static void layer_route(wave_t *w);
 static uint32_t wave_end(const wave_t *w);
 static coterie_status_t wave_run(wave_t *w);
 static uint32_t wave_items(wave_t *w);
@@ -67,13 +66,29 @@ coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,
         w.ordinals[i] = i;
         w.ones[i] = 1;
     }
-    layer_route(&w);
+    coterie_bank_tiers_route(bank, layer, rows, w.items, w.others);
     while (w.begin < bank->slot_count && status == COTERIE_OK) {
         w.end = wave_end(&w);
         status = wave_run(&w);
         w.begin = w.end;
     }
     return status;
+}
+
+void coterie_bank_tiers_route(const coterie_bank_t *bank, uint32_t layer,
+                              const coterie_expert_rows_t *rows,
+                              uint32_t *chosen, uint32_t *refuted)
+{
+    const uint32_t *items = bank->items + (size_t)layer * bank->slot_count;
+    coterie_items_t yes = {chosen, 0}, no = {refuted, 0};
+
+    for (uint32_t slot = 0; slot < bank->slot_count; slot++) {
+        if (rows->first[slot + 1] > rows->first[slot])
+            yes.items[yes.count++] = items[slot];
+        else if (items[slot] != COTERIE_ITEM_NONE)
+            no.items[no.count++] = items[slot];
+    }
+    coterie_tiers_route(bank->tiers, yes, no);
 }
 
 /* Returns the size of it all; without a scratch, just that. */
@@ -101,19 +116,6 @@ static void *carve(char *scratch, size_t *at, size_t size)
 
     *at += (size + LINE - 1) / LINE * LINE;
     return data;
-}
-
-static void layer_route(wave_t *w)
-{
-    coterie_items_t chosen = {w->items, 0}, refuted = {w->others, 0};
-
-    for (uint32_t slot = 0; slot < w->bank->slot_count; slot++) {
-        if (pairs_of(w, slot) > 0)
-            chosen.items[chosen.count++] = item_of(w, slot);
-        else if (item_of(w, slot) != COTERIE_ITEM_NONE)
-            refuted.items[refuted.count++] = item_of(w, slot);
-    }
-    coterie_tiers_route(w->bank->tiers, chosen, refuted);
 }
 
 static uint32_t wave_end(const wave_t *w)

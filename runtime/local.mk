@@ -1,8 +1,10 @@
 coterieinclude_HEADERS += include/coterie/session.h include/coterie/transport.h \
 	include/coterie/dispatch.h
 libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
-	runtime/bank_device.c runtime/bank_speeds.c runtime/bank_tiers.c \
-	runtime/boxes.c runtime/boxes.h runtime/dispatch_forward.c \
+	runtime/bank_cache.c runtime/bank_cache.h runtime/bank_device.c \
+	runtime/bank_speeds.c runtime/bank_tiers.c \
+	runtime/boxes.c runtime/boxes.h runtime/device_call.c \
+	runtime/device_call.h runtime/dispatch_forward.c \
 	runtime/dispatch_nodes.c runtime/dispatch_owner.c \
 	runtime/exchange.c runtime/fabric.c runtime/fabric.h \
 	runtime/fabric_local.c runtime/gather.c \

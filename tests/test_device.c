@@ -40,6 +40,36 @@ Test(device, writes_the_text_of_the_processor)
     json_decref(want);
 }
 
+Test(device, writes_the_same_text_with_little_memory)
+{
+    const char *const budgets[] = {
+        "--budget 30%", "--budget 60% --host-budget 40%",
+        "--budget 20% --ranks 3 --dispatch owner",
+        "--budget 25% --host-budget 50% --ranks 2 --dispatch forward "
+        "--predict router"};
+    char folder[PATH_SIZE], store[PATH_SIZE], path[PATH_SIZE];
+    json_t *want = generated("--device host");
+
+    example_path(path);
+    store_pack(path, folder, store);
+    for (size_t i = 0; i < sizeof(budgets) / sizeof(budgets[0]); i++) {
+        json_t *got = command_json("run '%s' --prompt 'The state' --prompt "
+                                   "'We' --tokens 12 --json --device host %s",
+                                   store, budgets[i]);
+        const json_t *device = json_object_get(
+            json_object_get(got, "offload"), "device");
+
+        cr_expect(json_equal(json_object_get(got, "sequences"),
+                             json_object_get(want, "sequences")),
+                  "%s", budgets[i]);
+        cr_expect(gt(i64, json_integer_value(json_object_get(device, "uses")),
+                     0));
+        json_decref(got);
+    }
+    json_decref(want);
+    folder_remove(folder);
+}
+
 Test(device, that_cannot_serve_is_refused)
 {
     char path[PATH_SIZE], wide[PATH_SIZE];

@@ -9,13 +9,19 @@
 
 static coterie_status_t budget_parse(const char *option, const char *text,
                                      uint64_t *bytes_p, double *percent_p);
+static void device_budget_set(job_t *job);
 static coterie_status_t hot_read(const job_t *job, uint64_t **hot_p);
 static size_t items_of(const job_t *job);
 static coterie_status_t counts_collect(const rank_t *r, results_t *results);
+static coterie_status_t device_collect(const rank_t *r, results_t *results);
+static json_t *device_json(const results_t *results);
+static void device_print(FILE *stream, const results_t *results);
 static coterie_status_t hot_collect(const rank_t *r, results_t *results);
 static void counts_add(const coterie_tiers_counts_t *from,
                        coterie_tiers_counts_t *to);
 static double part(uint64_t some, uint64_t all);
+
+enum { ON_THEIR_WAY = 4 }; /* experts, of each rank */
 
 /* Every count but its own size: added up, printed. */
 #define TIERS_MAP(X)                                                       \
@@ -23,6 +29,8 @@ static double part(uint64_t some, uint64_t all);
     X(demand_reads) X(guess_reads) X(guesses_used) X(guesses_wasted)       \
     X(bytes) X(retries) X(host_budget) X(computed_in_host) X(moved_to_fast) \
     X(processes)
+
+#define DEVICE_MAP(X) X(uses) X(hits) X(copies) X(computed_here) X(bytes)
 
 coterie_status_t budget_options_read(job_t *job)
 {
@@ -52,7 +60,32 @@ coterie_status_t budget_options_read(job_t *job)
     if (status == COTERIE_OK && (o->hot != NULL || o->tiers != NULL))
         status = hot_read(job, &job->hot);
     budget->hot = job->hot;
+    if (status == COTERIE_OK && o->device != NULL)
+        device_budget_set(job);
     return status;
+}
+
+/* With a device the budget is of its memory, and the tiers have the rest. Where
+ * that is nothing, they keep what is on its way. */
+static void device_budget_set(job_t *job)
+{
+    coterie_tiers_options_t *budget = &job->budget;
+    coterie_expert_format_t format;
+    uint64_t all;
+
+    coterie_model_expert_format(job->model, &format);
+    all = items_of(job) * format.record_size;
+    job->device_budget =
+        budget->budget > 0
+            ? budget->budget
+            : (uint64_t)((double)all / 100 * budget->budget_percent) + 1;
+    budget->budget = budget->host_budget;
+    budget->budget_percent = budget->host_percent;
+    budget->host_budget = 0;
+    budget->host_percent = 0;
+    if (budget->budget == 0 && budget->budget_percent <= 0)
+        budget->budget = format.record_size * ON_THEIR_WAY *
+                         job->options->ranks;
 }
 
 coterie_status_t budget_open(job_t *job, coterie_transport_t *transport)
@@ -73,6 +106,8 @@ coterie_status_t budget_collect(const rank_t *r, results_t *results)
         status = counts_collect(r, results);
     if (status == COTERIE_OK && r->job->tiers != NULL)
         status = budget_layers_collect(r, results);
+    if (status == COTERIE_OK && r->job->device_budget > 0)
+        status = device_collect(r, results);
     if (status == COTERIE_OK && r->job->options->hot != NULL)
         status = hot_collect(r, results);
     return status;
@@ -105,7 +140,22 @@ json_t *budget_json(const job_t *job, const results_t *results)
                         json_integer((json_int_t)c->field));
     TIERS_MAP(X)
 #undef X
+    if (job->device_budget > 0)
+        json_object_set_new(object, "device", device_json(results));
     budget_layers_json(results, job->weights->config.moe_layers, object);
+    return object;
+}
+
+static json_t *device_json(const results_t *results)
+{
+    const coterie_bank_counts_t *c = &results->device;
+    json_t *object = json_pack("{s:f}", "hit_rate", part(c->hits, c->uses));
+
+#define X(field)                        \
+    json_object_set_new(object, #field, \
+                        json_integer((json_int_t)c->field));
+    DEVICE_MAP(X)
+#undef X
     return object;
 }
 
@@ -135,6 +185,21 @@ void budget_print(FILE *stream, const job_t *job, const results_t *results)
             (unsigned long long)c->guess_reads,
             (unsigned long long)c->guesses_wasted, 1e-6 * (double)c->bytes,
             1e-9 * (double)c->stall_ns);
+    if (job->device_budget > 0)
+        device_print(stream, results);
+}
+
+static void device_print(FILE *stream, const results_t *results)
+{
+    const coterie_bank_counts_t *c = &results->device;
+
+    fprintf(stream,
+            "device: uses, and of experts there        %8llu %8.1f %%\n"
+            "  copied there, and MB                  %8llu %8.1f\n"
+            "  computed by the processor             %8llu\n",
+            (unsigned long long)c->uses, 100 * part(c->hits, c->uses),
+            (unsigned long long)c->copies, 1e-6 * (double)c->bytes,
+            (unsigned long long)c->computed_here);
 }
 
 /* "25%", or bytes, or "8G". Whether an expert fits is for the tiers to say. */
@@ -211,6 +276,26 @@ static coterie_status_t counts_collect(const rank_t *r, results_t *results)
             continue;
         counts_add(&all[i], &results->tiers);
         results->tiers_count++;
+    }
+    free(all);
+    return status;
+}
+
+static coterie_status_t device_collect(const rank_t *r, results_t *results)
+{
+    coterie_bank_counts_t mine, *all = malloc(r->count * sizeof(*all));
+    coterie_status_t status;
+
+    if (all == NULL)
+        return failure(COTERIE_ERR_NO_MEMORY, "out of memory");
+    coterie_bank_device_counts(r->bank, &mine);
+    status = coterie_transport_allgather(r->transport, &mine, sizeof(mine),
+                                         all);
+    for (uint32_t i = 0; status == COTERIE_OK && r->index == 0 && i < r->count;
+         i++) {
+#define X(field) results->device.field += all[i].field;
+        DEVICE_MAP(X)
+#undef X
     }
     free(all);
     return status;

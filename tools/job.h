@@ -40,6 +40,7 @@ typedef struct job {
     coterie_placement_t *placement;
     coterie_tiers_options_t budget; /* if there is one */
     uint64_t *hot;                  /* [MoE layers, experts], of the budget */
+    uint64_t device_budget; /* bytes, of all ranks; 0: no device, or all */
     coterie_tiers_t *tiers; /* NULL: all experts are in memory */
     coterie_pool_t *pool;   /* NULL: every rank computes by itself */
     prompts_t prompts;
@@ -57,6 +58,7 @@ typedef struct results {
     coterie_times_t times;      /* mean of the ranks */
     coterie_tiers_counts_t tiers;
     uint32_t tiers_count; /* one on each machine, or one a process */
+    coterie_bank_counts_t device;
     coterie_layer_counts_t *timeline; /* [SPANS, MoE layers], of tiers */
     uint32_t span_rounds;
     uint64_t *hot; /* of tiers, if asked for */

@@ -112,6 +112,7 @@ static coterie_status_t device_open(rank_t *r, uint32_t max_rows)
 {
     const char *name = r->job->options->device;
     const uint32_t count = coterie_device_count();
+    const uint32_t k = r->job->weights->config.k;
     char dealt[16];
     coterie_status_t status;
 
@@ -120,10 +121,12 @@ static coterie_status_t device_open(rank_t *r, uint32_t max_rows)
         name = dealt;
     }
     status = coterie_device_open(name, &r->device);
-    if (status == COTERIE_OK)
-        status = coterie_bank_move(r->bank, r->device, max_rows,
-                                   r->job->weights->config.k);
-    return status;
+    if (status != COTERIE_OK)
+        return status;
+    if (r->job->device_budget > 0)
+        return coterie_bank_move_tiered(r->bank, r->device, max_rows, k,
+                                        r->job->device_budget / r->count);
+    return coterie_bank_move(r->bank, r->device, max_rows, k);
 }
 
 static coterie_status_t arrays_create(rank_t *r)

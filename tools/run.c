@@ -64,7 +64,7 @@ static const option_spec_t run_specs[] = {
     {"compute", 0, OPTION_CHOICE, FIELD(compute), "f32|bf16|int8",
      "what meets experts' weights: f32, or rounded", 0, 0, compute_names},
     {"budget", 0, OPTION_TEXT, FIELD(budget), "25%|8G",
-     "memory for experts; the store has the others", 0, 0, NULL},
+     "memory for experts (a device's); the store has others", 0, 0, NULL},
     {"host-budget", 0, OPTION_TEXT, FIELD(host_budget), "25%|8G",
      "and plain memory for more of them (none)", 0, 0, NULL},
     {"policy", 0, OPTION_CHOICE, FIELD(policy), "lru|lfu|cost",

@@ -74,6 +74,33 @@ COTERIE_API coterie_status_t coterie_tiers_create_together(
     coterie_transport_t *transport, const coterie_model_t *model,
     const coterie_tiers_options_t *options, coterie_tiers_t **tiers_p);
 
+/** Has a device compute the experts of a bank in tiers: at most `budget` bytes
+ * of them are in its memory at a time, those used last. One that is not comes
+ * from the tiers, and is copied over while others are computed; or the
+ * processor computes it where it lies, as long as that has taken less time than
+ * the copy would. Logits differ as with coterie_bank_move, and a little by who
+ * computed.
+ *
+ * @return as coterie_bank_move; ERR_INVALID if the budget holds no expert */
+COTERIE_API coterie_status_t coterie_bank_move_tiered(
+    coterie_bank_t *bank, coterie_device_t *device, uint32_t max_rows,
+    uint32_t k, uint64_t budget);
+
+/** What became of the experts that a bank with a device and tiers needed. A use
+ * is one expert at one layer of one step, for however many rows. */
+typedef struct coterie_bank_counts {
+    size_t size;
+    uint64_t uses;
+    uint64_t hits;          /**< uses of experts in the device's memory */
+    uint64_t copies;        /**< that were copied there */
+    uint64_t computed_here; /**< by the processor */
+    uint64_t bytes;         /**< copied */
+} coterie_bank_counts_t;
+
+/** All zero for a bank without both. */
+COTERIE_API void coterie_bank_device_counts(const coterie_bank_t *bank,
+                                            coterie_bank_counts_t *counts);
+
 /** How the bank's products are computed (coterie_compute_t; f32 at first):
  * rounding what meets the weights is faster and changes results a little
  * (doc/kernels.md). Before a session has the bank.
