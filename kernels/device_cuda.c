@@ -270,7 +270,8 @@ static void cuda_close(coterie_device_t *d)
 
 static const coterie_gpu_kernels_t cuda_kernels = {
     coterie_gpu_narrow, coterie_gpu_sort, coterie_gpu_ffn,
-    coterie_gpu_combine, coterie_gpu_router};
+    coterie_gpu_combine, coterie_gpu_router, coterie_gpu_send,
+    coterie_gpu_arrive, coterie_gpu_give_back, coterie_gpu_finish};
 
 static const coterie_device_ops_t cuda_ops = {
     .kind = "cuda",

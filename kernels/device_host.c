@@ -7,6 +7,7 @@
 #include "base/element.h"
 #include "base/error.h"
 #include "kernels/device.h"
+#include "kernels/device_host.h"
 
 /* The processor as a device: everything is done when the call returns. */
 enum { ARENA_PIECE = 2 << 20 };
@@ -23,7 +24,9 @@ static void tile_compute(const coterie_gpu_ffn_t *ffn,
                          void *scratch);
 
 static const coterie_gpu_kernels_t host_kernels = {
-    host_narrow, host_sort, host_ffn, host_combine, host_router};
+    host_narrow,       host_sort,         host_ffn,
+    host_combine,      host_router,       coterie_host_send,
+    coterie_host_arrive, coterie_host_give_back, coterie_host_finish};
 
 static coterie_status_t host_allocate(coterie_device_t *d, size_t size,
                                       void **p)

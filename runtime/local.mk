@@ -6,6 +6,8 @@ libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
 	runtime/boxes.c runtime/boxes.h runtime/device_call.c \
 	runtime/device_call.h runtime/dispatch_forward.c \
 	runtime/dispatch_nodes.c runtime/dispatch_owner.c \
+	runtime/dispatcher.c runtime/dispatcher.h runtime/dispatcher_memory.c \
+	runtime/dispatcher_step.c \
 	runtime/exchange.c runtime/fabric.c runtime/fabric.h \
 	runtime/fabric_local.c runtime/gather.c \
 	runtime/rendezvous.c runtime/rendezvous.h \

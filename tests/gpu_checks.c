@@ -7,15 +7,9 @@
 
 #include "tests/draw.h"
 #include "tests/gpu_checks.h"
+#include "tests/gpu_data.h"
 
-enum { BUFFERS_MAX = 128, EXPERTS_MAX = 9, POISON = 0xff };
-
-/* A device and what was put on it; ends the program where memory does. */
-typedef struct world {
-    coterie_device_t *device;
-    void *buffers[BUFFERS_MAX];
-    uint32_t count;
-} world_t;
+enum { EXPERTS_MAX = 9 };
 
 /* One layer's experts, choices of some rows, and room for all results. */
 typedef struct layer {
@@ -27,12 +21,6 @@ typedef struct layer {
     float *weight;
 } layer_t;
 
-static void must(coterie_status_t status);
-static void *room(world_t *w, size_t size);
-static void *upload(world_t *w, const void *data, size_t size);
-static void *download(world_t *w, const void *data, size_t size);
-static void world_end(world_t *w);
-static float fraction(void);
 static int32_t *ids_draw(uint32_t count, uint32_t experts);
 static coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids,
                                       uint32_t rows, uint32_t k,
@@ -41,10 +29,6 @@ static layer_t layer_draw(int trial);
 static void layer_free(layer_t *layer);
 static float *layer_compute(coterie_device_t *device, const layer_t *layer,
                             uint32_t first, uint32_t rows);
-static bool near(const char *what, const float *got, const float *want,
-                 size_t count, float tolerance);
-static bool same(const char *what, const void *got, const void *want,
-                 size_t size);
 
 static bool sorts_pairs_by_expert(coterie_device_t *device)
 {
@@ -237,60 +221,15 @@ const gpu_check_t gpu_checks[] = {
     {"gives_a_row_the_same_bits_in_any_batch",
      gives_a_row_the_same_bits_in_any_batch},
     {"grows_an_arena_in_place", grows_an_arena_in_place},
+    {"dispatches_as_the_rule_says", dispatches_as_the_rule_says},
+    {"dispatches_among_many_experts", dispatches_among_many_experts},
+    {"dispatches_where_no_window_is_in_reach",
+     dispatches_where_no_window_is_in_reach},
+    {"says_that_rows_were_too_many", says_that_rows_were_too_many},
+    {"names_the_rank_that_does_not_answer",
+     names_the_rank_that_does_not_answer},
+    {"goes_on_without_a_rank", goes_on_without_a_rank},
     {NULL, NULL}};
-
-static void must(coterie_status_t status)
-{
-    if (status == COTERIE_OK)
-        return;
-    fprintf(stderr, "%s\n", coterie_last_error());
-    abort();
-}
-
-/* Poisoned: what a kernel leaves unwritten shows. */
-static void *room(world_t *w, size_t size)
-{
-    void *p = NULL;
-
-    if (w->count == BUFFERS_MAX)
-        abort();
-    must(w->device->ops->allocate(w->device, size, &p));
-    must(w->device->ops->fill(w->device, COTERIE_STREAM_COMPUTE, p, POISON,
-                              size));
-    w->buffers[w->count++] = p;
-    return p;
-}
-
-static void *upload(world_t *w, const void *data, size_t size)
-{
-    void *p = room(w, size);
-
-    must(w->device->ops->copy(w->device, COTERIE_STREAM_COMPUTE, p, data,
-                              size));
-    return p;
-}
-
-static void *download(world_t *w, const void *data, size_t size)
-{
-    void *p = malloc(size > 0 ? size : 1);
-
-    must(w->device->ops->copy(w->device, COTERIE_STREAM_COMPUTE, p, data,
-                              size));
-    must(w->device->ops->wait(w->device, COTERIE_STREAM_COMPUTE));
-    return p;
-}
-
-static void world_end(world_t *w)
-{
-    must(w->device->ops->wait(w->device, COTERIE_STREAM_COMPUTE));
-    while (w->count > 0)
-        w->device->ops->release(w->device, w->buffers[--w->count]);
-}
-
-static float fraction(void)
-{
-    return (float)draw(1 << 16) / (1 << 15) - 1;
-}
 
 static int32_t *ids_draw(uint32_t count, uint32_t experts)
 {
@@ -525,30 +464,4 @@ static float *layer_compute(coterie_device_t *device, const layer_t *l,
     y = download(&w, c.y, rows * hidden * sizeof(*y));
     world_end(&w);
     return y;
-}
-
-/* Within a share of the largest. */
-static bool near(const char *what, const float *got, const float *want,
-                 size_t count, float tolerance)
-{
-    float largest = 0;
-
-    for (size_t i = 0; i < count; i++)
-        largest = fmaxf(largest, fabsf(want[i]));
-    for (size_t i = 0; i < count; i++)
-        if (!(fabsf(got[i] - want[i]) <= tolerance * largest)) {
-            fprintf(stderr, "%s: element %zu of %zu is %g, not %g\n", what, i,
-                    count, (double)got[i], (double)want[i]);
-            return false;
-        }
-    return true;
-}
-
-static bool same(const char *what, const void *got, const void *want,
-                 size_t size)
-{
-    if (memcmp(got, want, size) == 0)
-        return true;
-    fprintf(stderr, "%s: differs\n", what);
-    return false;
 }

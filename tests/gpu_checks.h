@@ -13,6 +13,14 @@ typedef struct gpu_check {
     bool (*holds)(coterie_device_t *device);
 } gpu_check_t;
 
+/* gpu_dispatch.c: ranks of one process on a device. */
+bool dispatches_as_the_rule_says(coterie_device_t *device);
+bool dispatches_among_many_experts(coterie_device_t *device);
+bool dispatches_where_no_window_is_in_reach(coterie_device_t *device);
+bool says_that_rows_were_too_many(coterie_device_t *device);
+bool names_the_rank_that_does_not_answer(coterie_device_t *device);
+bool goes_on_without_a_rank(coterie_device_t *device);
+
 /* Ends with a NULL name. */
 extern const gpu_check_t gpu_checks[];
 

@@ -78,7 +78,8 @@ if RUN_CRITERION
 check_LTLIBRARIES = tests/libemulated.la
 endif
 tests_libemulated_la_SOURCES = tests/emulated/combine.cc \
-	tests/emulated/cuda_runtime.h tests/emulated/emulator.cc \
+	tests/emulated/cuda_runtime.h tests/emulated/dispatch_arrive.cc \
+	tests/emulated/dispatch_send.cc tests/emulated/emulator.cc \
 	tests/emulated/ffn.cc tests/emulated/ffn_bytes.cc \
 	tests/emulated/ffn_halves.cc tests/emulated/kernels.h \
 	tests/emulated/ptx_emulated.cuh tests/emulated/router.cc \
@@ -87,6 +88,9 @@ tests_libemulated_la_CPPFLAGS = -I$(srcdir)/tests/emulated $(AM_CPPFLAGS)
 tests_libemulated_la_CXXFLAGS = -std=c++17 -Wall -Wextra \
 	-Wno-unknown-pragmas $(SANITIZER_FLAGS)
 tests_run_SOURCES += tests/gpu_checks.c tests/gpu_checks.h \
+	tests/gpu_data.c tests/gpu_data.h \
+	tests/gpu_dispatch.c \
+	tests/gpu_ranks.c tests/gpu_ranks.h \
 	tests/test_device.c tests/test_gpu.c
 tests_run_LDADD += tests/libemulated.la -lstdc++
 
@@ -99,7 +103,10 @@ endif
 
 # On a machine with a GPU; elsewhere every check says that it was skipped.
 EXTRA_PROGRAMS = tests/gpu
-tests_gpu_SOURCES = tests/gpu.c tests/gpu_checks.c tests/gpu_checks.h
+tests_gpu_SOURCES = tests/gpu.c tests/gpu_checks.c tests/gpu_checks.h \
+	tests/gpu_data.c tests/gpu_data.h \
+	tests/gpu_dispatch.c \
+	tests/gpu_ranks.c tests/gpu_ranks.h
 tests_gpu_LDFLAGS = $(AM_LDFLAGS) -static
 tests_gpu_LDADD = libcoterie.la
 check-gpu: tests/gpu$(EXEEXT)

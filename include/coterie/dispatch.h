@@ -16,8 +16,8 @@
  *
  * Between any two, the engine may queue work of its own. No kernel waits for
  * one that is not queued yet: with several ranks on one device, each call is
- * made for all of them before the next, or by a thread a rank, which then meet
- * between the calls. Two halves of a batch overlap by two dispatchers.
+ * made for all of them at once, or by a thread a rank, which then meet before
+ * they wait. Two halves of a batch overlap by two dispatchers.
  *
  * Messages have room for a fixed number of rows, so no count is needed on the
  * host. A row too many is not sent, and a rank that does not answer is not
@@ -49,7 +49,7 @@ COTERIE_API void coterie_fabric_close(coterie_fabric_t *fabric);
 typedef struct coterie_dispatcher_options {
     size_t size;
     coterie_fabric_t *fabric;             /**< required; borrowed */
-    const coterie_placement_t *placement; /**< required; read, not kept */
+    const coterie_placement_t *placement; /**< required; borrowed */
     uint32_t hidden;   /**< required: elements of a row, a multiple of 16 */
     uint32_t k;        /**< required: experts a row chooses */
     uint32_t max_rows; /**< required: rows at one rank */
@@ -142,7 +142,7 @@ typedef struct coterie_device_work {
 
 COTERIE_API void coterie_dispatcher_work(
     const coterie_dispatcher_t *dispatcher, uint32_t rank,
-    coterie_device_work_t *work);
+    coterie_mode_t mode, coterie_device_work_t *work);
 
 /** What a rank sent, counted on the device since its dispatcher was created.
  * payload_bytes equals coterie_simulate's; wire_bytes is what this fabric

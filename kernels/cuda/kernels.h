@@ -8,6 +8,8 @@
 #include <coterie/ffn.h>
 #include <coterie/kernels.h>
 
+#include "kernels/cuda/dispatch.h"
+
 enum {
     COTERIE_GPU_EXPERTS_MAX = 1024, /* of one layer on one device */
     COTERIE_GPU_CHUNK = 256,        /* pairs that one block sorts */
@@ -89,6 +91,10 @@ typedef struct coterie_gpu_kernels {
     int (*ffn)(void *stream, const coterie_gpu_ffn_t *ffn);
     int (*combine)(void *stream, const coterie_gpu_combine_t *combine);
     int (*router)(void *stream, const coterie_gpu_router_t *router);
+    int (*send)(void *stream, const coterie_gpu_dispatch_t *d);
+    int (*arrive)(void *stream, const coterie_gpu_dispatch_t *d);
+    int (*give_back)(void *stream, const coterie_gpu_dispatch_t *d);
+    int (*finish)(void *stream, const coterie_gpu_dispatch_t *d);
 } coterie_gpu_kernels_t;
 
 /* Pairs of a tile, so that `rows` rows of one expert are few tiles. */

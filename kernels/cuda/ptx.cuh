@@ -69,6 +69,35 @@ static __device__ __forceinline__ uint4 load_stream(const void *global)
     return value;
 }
 
+/* Nanoseconds of a clock that all kernels share. */
+static __device__ __forceinline__ uint64_t timer_ns(void)
+{
+    uint64_t ns;
+
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+}
+
+/* A flag in memory that other devices write: what was written before it was
+ * raised is seen by who has seen it. */
+static __device__ __forceinline__ uint32_t flag_read(const uint32_t *flag)
+{
+    uint32_t value;
+
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];"
+                 : "=r"(value)
+                 : "l"(flag)
+                 : "memory");
+    return value;
+}
+
+static __device__ __forceinline__ void flag_raise(uint32_t *flag,
+                                                  uint32_t value)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value)
+                 : "memory");
+}
+
 /* The block's dynamic shared memory, aligned to 16 bytes. */
 static __device__ __forceinline__ void *shared_memory(void)
 {

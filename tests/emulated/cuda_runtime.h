@@ -175,6 +175,19 @@ template <typename T> T atomicAdd(T *at, T value)
     return before;
 }
 
+template <typename T> T atomicCAS(T *at, T expected, T value)
+{
+    const T before = *at;
+    if (before == expected)
+        *at = value;
+    return before;
+}
+
+/* Blocks run one after the other. */
+inline void __threadfence_system(void)
+{
+}
+
 inline unsigned __float_as_uint(float value)
 {
     unsigned bits;
@@ -187,6 +200,11 @@ inline float __uint_as_float(unsigned bits)
     float value;
     memcpy(&value, &bits, sizeof(value));
     return value;
+}
+
+inline float rsqrtf(float value)
+{
+    return 1 / sqrtf(value);
 }
 
 using std::max;

@@ -13,6 +13,10 @@
 #define coterie_gpu_ffn_mxfp4 emulated_gpu_ffn_mxfp4
 #define coterie_gpu_combine emulated_gpu_combine
 #define coterie_gpu_router emulated_gpu_router
+#define coterie_gpu_send emulated_gpu_send
+#define coterie_gpu_arrive emulated_gpu_arrive
+#define coterie_gpu_give_back emulated_gpu_give_back
+#define coterie_gpu_finish emulated_gpu_finish
 
 #include "kernels/cuda/kernels.h"
 

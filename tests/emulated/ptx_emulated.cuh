@@ -3,6 +3,7 @@
 /* What kernels/cuda/ptx.cuh does, written from the PTX manual's tables of who
  * holds what: the reference that the hardware's instructions stand for. */
 #include <cuda_runtime.h>
+#include <time.h>
 
 #include "kernels/cuda/numbers.cuh"
 
@@ -59,6 +60,23 @@ static inline uint4 load_stream(const void *global)
     uint4 value;
     memcpy(&value, global, sizeof(value));
     return value;
+}
+
+static inline uint64_t timer_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static inline uint32_t flag_read(const uint32_t *flag)
+{
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+static inline void flag_raise(uint32_t *flag, uint32_t value)
+{
+    __atomic_store_n(flag, value, __ATOMIC_RELEASE);
 }
 
 static inline void *shared_memory(void)

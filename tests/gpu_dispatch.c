@@ -1,0 +1,329 @@
+/* Dispatch on a device: random placements and rows, and every row's result
+ * against the processor's. */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/draw.h"
+#include "tests/gpu_checks.h"
+#include "tests/gpu_ranks.h"
+
+static plan_t plan_draw(int trial);
+static void rows_choose(ranks_t *r, uint32_t layer);
+static bool layer_holds(ranks_t *r, uint32_t layer);
+static void layer_expect(ranks_t *r, uint32_t layer, uint32_t times,
+                         rows_t want[RANKS_MAX]);
+static uint32_t row_expect(const ranks_t *r, uint32_t layer,
+                           const rows_t *from, uint32_t i, rows_t *to);
+static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert);
+static bool counts_hold(ranks_t *r);
+
+static bool layers_hold(coterie_device_t *device, const plan_t *plan)
+{
+    ranks_t *r = ranks_open(device, plan);
+    bool held = true;
+
+    rows_begin(r);
+    for (uint32_t l = 0; held && l < LAYERS; l++)
+        held = layer_holds(r, l);
+    held = held && counts_hold(r);
+    if (!held)
+        fprintf(stderr,
+                "%u ranks, %u nodes, %u experts, %u spare, top-%u, hidden %u, "
+                "mode %u, wire %u, element %u%s%s\n",
+                plan->ranks, plan->nodes, plan->experts, plan->spare, plan->k,
+                plan->hidden, plan->mode, plan->wire, plan->element,
+                plan->skewed ? ", skewed" : "",
+                plan->distant ? ", distant" : "");
+    ranks_close(r);
+    return held;
+}
+
+bool dispatches_as_the_rule_says(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 8; trial++) {
+        const plan_t plan = plan_draw(trial);
+        held = layers_hold(device, &plan);
+    }
+    return held;
+}
+
+bool dispatches_among_many_experts(coterie_device_t *device)
+{
+    plan_t plan = plan_draw(0);
+
+    plan.ranks = 2;
+    plan.nodes = 1;
+    plan.experts = 1024;
+    plan.k = COTERIE_K_MAX;
+    plan.spare = 3;
+    return layers_hold(device, &plan);
+}
+
+bool dispatches_where_no_window_is_in_reach(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 2; trial++) {
+        plan_t plan = plan_draw(trial);
+        plan.distant = true;
+        held = layers_hold(device, &plan);
+    }
+    return held;
+}
+
+/* All go to one rank, with room for one. */
+bool says_that_rows_were_too_many(coterie_device_t *device)
+{
+    plan_t plan = plan_draw(0);
+    coterie_device_counts_t counts;
+    bool held = false;
+    ranks_t *r;
+
+    plan.ranks = 3;
+    plan.nodes = 1;
+    plan.skewed = true;
+    plan.capacity = 1;
+    r = ranks_open(device, &plan);
+    rows_begin(r);
+    rows_choose(r, 0);
+    rows_upload(r);
+    must(layer_queue(r, 0, plan.ranks));
+    for (uint32_t rank = 0; rank < plan.ranks; rank++)
+        held |= coterie_dispatcher_check(r->dispatcher, rank, &counts) ==
+                    COTERIE_ERR_CAPACITY &&
+                counts.overflows > 0;
+    ranks_close(r);
+    return held;
+}
+
+/* The last rank makes no call. */
+bool names_the_rank_that_does_not_answer(coterie_device_t *device)
+{
+    plan_t plan = plan_draw(0);
+    bool held = true;
+    ranks_t *r;
+
+    plan.ranks = 3;
+    plan.nodes = 1;
+    plan.apart = true;
+    plan.deadline_ms = 1;
+    r = ranks_open(device, &plan);
+    rows_begin(r);
+    rows_choose(r, 0);
+    rows_upload(r);
+    must(layer_queue(r, 0, 2));
+    for (uint32_t rank = 0; rank < 2; rank++)
+        held = held &&
+               coterie_dispatcher_check(r->dispatcher, rank, NULL) ==
+                   COTERIE_ERR_TIMEOUT &&
+               strstr(coterie_last_error(), "rank 2 did not") != NULL;
+    ranks_close(r);
+    return held;
+}
+
+bool goes_on_without_a_rank(coterie_device_t *device)
+{
+    bool held = true;
+
+    for (int trial = 0; held && trial < 2; trial++) {
+        plan_t plan = plan_draw(0);
+        ranks_t *r;
+
+        plan.ranks = 4;
+        plan.nodes = 2;
+        plan.spare = plan.experts / 4;
+        plan.mode = COTERIE_MODE_TWO_PHASE;
+        plan.skewed = false;
+        r = ranks_open(device, &plan);
+        rows_begin(r);
+        held = layer_holds(r, 0);
+        r->active[trial] = 0;
+        r->rows[trial].count = 0;
+        must(coterie_dispatcher_set_active(r->dispatcher, r->active));
+        held = held && layer_holds(r, 1) && counts_hold(r);
+        ranks_close(r);
+    }
+    return held;
+}
+
+static plan_t plan_draw(int trial)
+{
+    plan_t p = {.ranks = 1 + draw(RANKS_MAX),
+                .nodes = 1,
+                .hidden = 16 * (1 + draw(8)),
+                .rows = 1 + draw(9),
+                .mode = trial % 2 ? COTERIE_MODE_OWNER
+                                  : COTERIE_MODE_TWO_PHASE,
+                .wire = trial / 2 % 2 ? COTERIE_WIRE_BF16 : COTERIE_WIRE_F32,
+                .element =
+                    trial % 3 == 1 ? COTERIE_WIRE_BF16 : COTERIE_WIRE_F32,
+                .skewed = trial % 5 == 4};
+
+    if (p.ranks % 2 == 0)
+        p.nodes = 2;
+    p.experts = p.ranks * (1 + draw(6)) + draw(2) * 3;
+    p.spare = p.ranks > 1 ? draw(p.experts / p.ranks + 1) : 0;
+    p.k = 1 + draw(p.experts < COTERIE_K_MAX ? p.experts : COTERIE_K_MAX);
+    p.max_rows = p.mode == COTERIE_MODE_OWNER ? p.rows * p.ranks : p.rows;
+    return p;
+}
+
+static void rows_choose(ranks_t *r, uint32_t layer)
+{
+    const plan_t *p = &r->plan;
+
+    for (uint32_t rank = 0; rank < p->ranks; rank++) {
+        rows_t *rows = &r->rows[rank];
+
+        for (uint32_t i = 0; i < rows->count * p->k; i++) {
+            rows->ids[i] = (int32_t)draw(p->experts);
+            if (p->skewed)
+                rows->ids[i] -= (rows->ids[i] + (int32_t)layer) %
+                                (int32_t)p->ranks;
+            if (rows->ids[i] < 0 || draw(9) == 0)
+                rows->ids[i] = -1;
+            rows->weights[i] = fraction();
+        }
+        coterie_rms_norm(rows->count, p->hidden, 1e-5f, rows->hidden,
+                         r->norm + layer * p->hidden, rows->normed);
+    }
+}
+
+/* One layer, the first twice: the same bits. The rows go on as they came. */
+static bool layer_holds(ranks_t *r, uint32_t layer)
+{
+    const plan_t *p = &r->plan;
+    const int times = layer == 0 ? 2 : 1;
+    rows_t want[RANKS_MAX] = {{0}};
+    bool held = true;
+
+    rows_choose(r, layer);
+    layer_expect(r, layer, (uint32_t)times, want);
+    for (int time = 0; time < times; time++) {
+        rows_upload(r);
+        must(layer_queue(r, layer, p->ranks));
+        for (uint32_t rank = 0; held && rank < p->ranks; rank++) {
+            rows_t got = rows_download(r, rank);
+            const size_t values = (size_t)want[rank].count * p->hidden;
+
+            if (!r->active[rank])
+                got.count = 0;
+            held = held && got.count == want[rank].count &&
+                   same("keys", got.key, want[rank].key, got.count * 8) &&
+                   near("rows", got.hidden, want[rank].hidden, values, 2e-2f);
+            if (time == 1)
+                held = held && same("rows, again", got.hidden,
+                                    want[rank].hidden, values * 4);
+            rows_free(&want[rank]);
+            want[rank] = got;
+        }
+    }
+    for (uint32_t rank = 0; rank < p->ranks; rank++) {
+        rows_free(&r->rows[rank]);
+        r->rows[rank] = want[rank];
+    }
+    return held;
+}
+
+/* Who owns it next, ranks ascending, has a row after those that it already has.
+ */
+static void layer_expect(ranks_t *r, uint32_t layer, uint32_t times,
+                         rows_t want[RANKS_MAX])
+{
+    const plan_t *p = &r->plan;
+
+    for (uint32_t rank = 0; rank < p->ranks; rank++)
+        want[rank] = rows_new(p);
+    for (uint32_t rank = 0; rank < p->ranks; rank++)
+        for (uint32_t i = 0; i < r->rows[rank].count; i++) {
+            const rows_t *rows = &r->rows[rank];
+            coterie_route_t route;
+            uint32_t to = rank;
+
+            coterie_route(r->placement, layer, rows->ids + i * p->k, p->k,
+                          rank, &route);
+            if (p->mode == COTERIE_MODE_OWNER)
+                to = route.next_owner;
+            for (uint32_t j = 0; j < route.rank_count; j++) {
+                r->copies_dispatch += times * (route.rank[j] != rank);
+                r->copies_return += times * (route.rank[j] != to);
+            }
+            r->dropped += times * row_expect(r, layer, rows, i, &want[to]);
+        }
+}
+
+static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert)
+{
+    coterie_placement_options_t view;
+    bool held = false;
+
+    coterie_placement_view(r->placement, &view);
+    for (uint32_t s = 0; s < view.slot_count; s++)
+        held |= view.slot_expert[layer * view.slot_count + s] == expert &&
+                r->active[view.slot_rank[s]];
+    return held;
+}
+
+static uint32_t row_expect(const ranks_t *r, uint32_t layer,
+                           const rows_t *from, uint32_t i, rows_t *to)
+{
+    const plan_t *p = &r->plan;
+    void *scratch = malloc(coterie_expert_ffn_scratch(&r->shape));
+    float *x = malloc(p->hidden * sizeof(*x));
+    float *y = to->hidden + (size_t)to->count * p->hidden;
+    const uint32_t first[] = {0, 1}, row[] = {0};
+    uint32_t dropped = 0;
+
+    for (uint32_t h = 0; h < p->hidden; h++)
+        x[h] = rounded(from->normed[i * p->hidden + h], COTERIE_WIRE_BF16);
+    memcpy(y, from->hidden + (size_t)i * p->hidden, p->hidden * sizeof(*y));
+    for (uint32_t j = 0; j < p->k; j++) {
+        const int32_t id = from->ids[i * p->k + j];
+        if (id >= 0 && !is_held(r, layer, id)) {
+            dropped++;
+            continue;
+        }
+        if (id >= 0)
+            coterie_expert_ffn(&r->shape, &r->experts[id],
+                               &(coterie_expert_rows_t){
+                                   1, 1, first, row,
+                                   from->weights + i * p->k + j},
+                               x, y, scratch);
+    }
+    to->key[to->count++] = from->key[i];
+    free(x);
+    free(scratch);
+    return dropped;
+}
+
+static bool counts_hold(ranks_t *r)
+{
+    const plan_t *p = &r->plan;
+    const uint64_t row = p->hidden * (p->wire == COTERIE_WIRE_BF16 ? 2 : 4);
+    coterie_device_counts_t all = {0}, one;
+
+    for (uint32_t rank = 0; rank < p->ranks; rank++) {
+        must(coterie_dispatcher_check(r->dispatcher, rank, &one));
+        all.copies_dispatch += one.copies_dispatch;
+        all.copies_return += one.copies_return;
+        all.payload_bytes += one.payload_bytes;
+        all.wire_bytes += one.wire_bytes;
+        all.dropped += one.dropped;
+    }
+    if (r->dropped == all.dropped && all.payload_bytes <= all.wire_bytes &&
+        all.payload_bytes == row * (all.copies_dispatch + all.copies_return) &&
+        (r->dropped > 0 || (all.copies_dispatch == r->copies_dispatch &&
+                            all.copies_return == r->copies_return)))
+        return true;
+    fprintf(stderr, "counts: %llu and %llu copies, %llu bytes, %llu dropped\n",
+            (unsigned long long)all.copies_dispatch,
+            (unsigned long long)all.copies_return,
+            (unsigned long long)all.payload_bytes,
+            (unsigned long long)all.dropped);
+    return false;
+}
