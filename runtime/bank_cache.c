@@ -119,8 +119,11 @@ coterie_status_t coterie_bank_cache_compute(const coterie_bank_t *bank,
         status = wave_run(&w);
         w.begin = w.end;
     }
-    return status == COTERIE_OK ? coterie_device_call_finish(&c->call, sums)
-                                : status;
+    if (status == COTERIE_OK)
+        return coterie_device_call_finish(&c->call, sums);
+    /* The next call begins with everything at rest. */
+    c->call.device->ops->wait(c->call.device, COTERIE_STREAM_COMPUTE);
+    return status;
 }
 
 void coterie_bank_device_counts(const coterie_bank_t *bank,

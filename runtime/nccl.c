@@ -233,6 +233,7 @@ static coterie_status_t nccl_drain(coterie_fabric_t *f, uint32_t deadline_ms)
         sched_yield();
     }
     if (status != COTERIE_OK) { /* or the queue would never be done */
+        n->stuck = true;
         if (atomic_load(&n->aborted))
             comm_end(n);
         else
@@ -310,7 +311,7 @@ static coterie_status_t comm_shrink(coterie_nccl_t *n, int *list,
         return status;
     n->parents[n->parent_count++] = n->comm;
     n->comm = n->next;
-    n->stopped = false;
+    n->stopped = n->stuck = false;
     return COTERIE_OK;
 }
 
@@ -344,7 +345,7 @@ static void renumber(coterie_nccl_t *n, const uint8_t *active)
         n->number[r] = active[r] && n->number[r] >= 0 ? next++ : -1;
 }
 
-coterie_status_t coterie_nccl_settle(const coterie_nccl_t *n, ncclComm_t comm,
+coterie_status_t coterie_nccl_settle(coterie_nccl_t *n, ncclComm_t comm,
                                      ncclResult_t result, const char *call)
 {
     const uint64_t until = until_of(n->deadline_ms);
@@ -356,10 +357,13 @@ coterie_status_t coterie_nccl_settle(const coterie_nccl_t *n, ncclComm_t comm,
             result = asked;
         if (result != ncclInProgress)
             break;
-        if (atomic_load(&n->aborted) || coterie_now_ns() >= until)
-            return coterie_fail(COTERIE_ERR_TIMEOUT,
-                                "rank %u: %s: not done within %u ms", n->rank,
-                                call, n->deadline_ms);
+        n->stuck = atomic_load(&n->aborted) || coterie_now_ns() >= until;
+        if (n->stuck)
+            return coterie_fail(
+                atomic_load(&n->aborted) ? COTERIE_ERR_PEER
+                                         : COTERIE_ERR_TIMEOUT,
+                "rank %u: %s: not done within %u ms, or aborted", n->rank,
+                call, n->deadline_ms);
         sched_yield();
     }
     return result == ncclSuccess ? COTERIE_OK
@@ -400,7 +404,8 @@ static void nccl_close(coterie_fabric_t *f)
     const coterie_device_ops_t *ops = f->device->ops;
     const coterie_nccl_calls_t *calls = n->calls;
     ncclComm_t first = n->parent_count > 0 ? n->parents[0] : n->comm;
-    const bool whole = n->comm != NULL && !n->stopped && !n->ended &&
+    const bool whole = n->comm != NULL && !n->stopped && !n->stuck &&
+                       !n->ended &&
                        nccl_check(f) == COTERIE_OK;
 
     if (n->window != NULL && (n->parent_count > 0 || whole))

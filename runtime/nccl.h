@@ -16,7 +16,8 @@ typedef struct coterie_nccl {
     ncclComm_t comm, next;
     ncclComm_t *parents; /* [rank_count]: what comm was shrunk from */
     uint32_t parent_count;
-    bool stopped;        /* comm can only be shrunk or closed, */
+    bool stopped;        /* comm can only be shrunk or closed; */
+    bool stuck;          /* it waits for what does not come, */
     bool ended;          /* or is gone */
     atomic_bool aborted; /* by any thread; this rank's own then ends it */
     int *number;         /* [rank_count]: in comm; -1 = excluded */
@@ -36,7 +37,7 @@ extern const coterie_fabric_ops_t coterie_nccl_ops, coterie_nccl_device_ops;
 coterie_status_t coterie_nccl_greet(coterie_nccl_t *n);
 
 /* Waits, if `result` says that the call goes on, and tells how it ended. */
-coterie_status_t coterie_nccl_settle(const coterie_nccl_t *n, ncclComm_t comm,
+coterie_status_t coterie_nccl_settle(coterie_nccl_t *n, ncclComm_t comm,
                                      ncclResult_t result, const char *call);
 
 coterie_status_t coterie_nccl_failed(const coterie_nccl_t *n, ncclComm_t comm,

@@ -292,6 +292,29 @@ Test(nccl, refuses_ranks_with_other_libraries)
     expect_all(COTERIE_ERR_MISMATCH, COTERIE_OK);
 }
 
+static ncclResult_t fail_to_open(ncclComm_t *comm, int size, ncclUniqueId id,
+                                 int rank, ncclConfig_t *config)
+{
+    (void)comm, (void)size, (void)id, (void)rank, (void)config;
+    return ncclUnhandledCudaError;
+}
+
+Test(nccl, gives_up_on_a_rank_that_cannot_be_connected)
+{
+    ranks_prepare(NULL);
+    for (uint32_t r = 0; r < RANKS; r++)
+        ranks[r].options.deadline_ms = SHORT_MS;
+    ranks[3].calls.CommInitRankConfig = fail_to_open;
+    ranks_run();
+    cr_expect(eq(int, COTERIE_ERR_IO, ranks[3].status));
+    for (uint32_t r = 0; r < 3; r++) {
+        cr_expect(eq(int, COTERIE_ERR_TIMEOUT, ranks[r].status));
+        cr_expect(ne(ptr, strstr(ranks[r].line, "ncclCommInitRankConfig"),
+                     NULL));
+    }
+    cr_expect(eq(u32, fake_nccl.aborts, 3));
+}
+
 /* Rank 3 never sends. The others see it by the deadline, exclude it and go on
  * without. */
 static void lose_one(rank_t *self)
