@@ -233,7 +233,7 @@ Test(rendezvous, knows_its_rank_from_each_launcher)
     cr_expect(eq(int, COTERIE_ERR_NOT_FOUND, coterie_launch_read(&launch)));
     cr_expect(eq(u32, launch.rank, 9));
     for (int i = NAMES - 3; i >= 0; i -= 3) { /* earlier ones win */
-        char rank[8];
+        char rank[16];
 
         snprintf(rank, sizeof(rank), "%d", i);
         setenv(launcher_names[i], rank, 1);
