@@ -62,6 +62,12 @@ bench_offload_SOURCES = bench/bench.h bench/offload.c bench/offload_engine.c \
 bench_offload_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_offload_LDFLAGS = $(AM_LDFLAGS) -static
 bench_offload_LDADD = libcoterie.la $(LIBURING_LIBS)
+# Static likewise; on a machine without a GPU, with --device host.
+noinst_PROGRAMS += bench/gpu_stream
+bench_gpu_stream_SOURCES = bench/bench.h bench/gpu_stream.c \
+	bench/offload_store.c bench/offload_store.h
+bench_gpu_stream_LDFLAGS = $(AM_LDFLAGS) -static
+bench_gpu_stream_LDADD = libcoterie.la
 # Needs METIS and the command cbc to run all it can beside ours.
 if HAVE_GLPK
 noinst_PROGRAMS += bench/placement
