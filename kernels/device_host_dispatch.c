@@ -34,6 +34,9 @@ static void message_count(const coterie_gpu_dispatch_t *d,
 static uint32_t message_await(const coterie_gpu_dispatch_t *d,
                               const coterie_gpu_rank_t *rank,
                               coterie_gpu_parcel_t parcel, uint32_t from);
+static uint32_t arrived_take(const coterie_gpu_dispatch_t *d,
+                             const coterie_gpu_rank_t *rank, uint32_t from,
+                             uint32_t *left);
 static bool both_active(const coterie_gpu_rank_t *rank, uint32_t peer);
 static uint64_t now_ns(void);
 static char *inbox_slot(const coterie_gpu_dispatch_t *d,
@@ -118,11 +121,10 @@ static void rank_send(const coterie_gpu_dispatch_t *d, uint32_t i)
 static void rank_arrive(const coterie_gpu_dispatch_t *d, uint32_t i)
 {
     const coterie_gpu_rank_t *rank = &d->ranks[d->first + i];
-    uint32_t owned = 0, here = 0;
+    uint32_t owned = 0, here = 0, left = d->arrivals;
 
     for (uint32_t from = 0; from < d->tables.rank_count; from++) {
-        const uint32_t count =
-            message_await(d, rank, COTERIE_GPU_DISPATCH, from);
+        const uint32_t count = arrived_take(d, rank, from, &left);
         const coterie_gpu_head_t *head =
             (const void *)inbox_slot(d, rank, COTERIE_GPU_DISPATCH, from);
 
@@ -140,10 +142,10 @@ static void rank_arrive(const coterie_gpu_dispatch_t *d, uint32_t i)
 static void rank_give_back(const coterie_gpu_dispatch_t *d, uint32_t i)
 {
     const coterie_gpu_rank_t *rank = &d->ranks[d->first + i];
+    uint32_t left = d->arrivals;
 
     for (uint32_t from = 0; from < d->tables.rank_count; from++) {
-        const uint32_t count =
-            message_await(d, rank, COTERIE_GPU_DISPATCH, from);
+        const uint32_t count = arrived_take(d, rank, from, &left);
 
         for (uint32_t row = 0; row < count; row++)
             sum_send(d, rank, from, row);
@@ -312,6 +314,21 @@ static uint32_t message_await(const coterie_gpu_dispatch_t *d,
     }
     memcpy(&head, inbox_slot(d, rank, parcel, from), sizeof(head));
     return head.count < d->capacity ? head.count : d->capacity;
+}
+
+/* Of a dispatch, as many as there is room for. */
+static uint32_t arrived_take(const coterie_gpu_dispatch_t *d,
+                             const coterie_gpu_rank_t *rank, uint32_t from,
+                             uint32_t *left)
+{
+    uint32_t count = message_await(d, rank, COTERIE_GPU_DISPATCH, from);
+
+    if (count > *left) {
+        count = *left;
+        rank->counts->overflows++;
+    }
+    *left -= count;
+    return count;
 }
 
 static bool both_active(const coterie_gpu_rank_t *rank, uint32_t peer)

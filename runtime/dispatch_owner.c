@@ -44,8 +44,6 @@ static uint32_t next_owner(const coterie_session_t *s,
                            const coterie_route_t *route, uint32_t owner,
                            int32_t sequence);
 static bool inside_node(const coterie_session_t *s);
-static void count_exchange(coterie_session_t *s,
-                           const coterie_circle_t *circle);
 static bool without_return(const coterie_session_t *s);
 
 coterie_status_t coterie_exchange_owner(coterie_session_t *s,
@@ -93,7 +91,7 @@ coterie_status_t coterie_collect_sums(coterie_session_t *s,
         status = send_sums(s, circle, back);
     if (status == COTERIE_OK)
         status = receive_sums(s, circle, back);
-    count_exchange(s, circle);
+    coterie_count_exchange(s, circle);
     return status;
 }
 
@@ -101,6 +99,21 @@ void coterie_collect_close(coterie_session_t *s)
 {
     coterie_inbox_close(&s->inboxes[COTERIE_BOX_DISPATCH]);
     coterie_inbox_close(&s->inboxes[COTERIE_BOX_RETURN]);
+}
+
+void coterie_count_exchange(coterie_session_t *s,
+                            const coterie_circle_t *circle)
+{
+    coterie_counts_t *counts = &s->counts[s->phase];
+
+    if (circle->count == 1)
+        return;
+    if (inside_node(s)) {
+        counts->node_alltoalls += 2;
+        return;
+    }
+    counts->alltoalls++;
+    counts->returns += without_return(s) ? 0 : 1;
 }
 
 static void plan(coterie_session_t *s, const coterie_rows_t *in)
@@ -418,21 +431,6 @@ static uint32_t next_owner(const coterie_session_t *s,
 static bool inside_node(const coterie_session_t *s)
 {
     return s->mode == COTERIE_MODE_FORWARD;
-}
-
-static void count_exchange(coterie_session_t *s,
-                           const coterie_circle_t *circle)
-{
-    coterie_counts_t *counts = &s->counts[s->phase];
-
-    if (circle->count == 1)
-        return;
-    if (inside_node(s)) {
-        counts->node_alltoalls += 2;
-        return;
-    }
-    counts->alltoalls++;
-    counts->returns += without_return(s) ? 0 : 1;
 }
 
 /* A row's only expert always becomes its owner where any rank may. */

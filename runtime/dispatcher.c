@@ -127,7 +127,7 @@ void coterie_dispatcher_work(const coterie_dispatcher_t *dispatcher,
     *work = (coterie_device_work_t){
         .size = sizeof(*work),
         .slots = r->slots,
-        .pairs = pairs->rows * pairs->k,
+        .pairs = (uint32_t)coterie_dispatcher_pairs(d),
         .first = pairs->first,
         .pair = pairs->pair,
         .x = coterie_dispatcher_x(d, i, mode),
@@ -224,6 +224,8 @@ static void terms_fill(coterie_dispatcher_t *d)
     d->layer_count = p.layer_count;
     if (o->capacity == 0)
         o->capacity = o->max_rows;
+    if (o->arrivals == 0 || o->arrivals > p.rank_count * o->capacity)
+        o->arrivals = p.rank_count * o->capacity;
     if (o->deadline_ms == 0)
         o->deadline_ms = 60000;
     d->terms = (coterie_gpu_dispatch_t){
@@ -232,6 +234,7 @@ static void terms_fill(coterie_dispatcher_t *d)
         .k = o->k,
         .max_rows = o->max_rows,
         .capacity = o->capacity,
+        .arrivals = o->arrivals,
         .wire = o->wire,
         .element = o->element,
         .norm_epsilon = o->norm_epsilon,
@@ -303,9 +306,10 @@ static coterie_status_t verdict(const coterie_dispatcher_t *d, uint32_t rank,
                             rank, counts->late - 1, d->options.deadline_ms);
     if (counts->overflows != 0)
         return coterie_fail(COTERIE_ERR_CAPACITY,
-                            "rank %u: %u rows too many for %u from one rank "
-                            "to another, or %u at one",
+                            "rank %u: rows too many (%u): there is room for "
+                            "%u from one rank to another, %u from all, %u that "
+                            "stay",
                             rank, counts->overflows, d->options.capacity,
-                            d->options.max_rows);
+                            d->options.arrivals, d->options.max_rows);
     return COTERIE_OK;
 }

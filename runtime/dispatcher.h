@@ -42,13 +42,17 @@ void coterie_dispatcher_memory_destroy(coterie_dispatcher_t *d);
 /* The placement's tables, without the experts of ranks that are not active. */
 coterie_status_t coterie_dispatcher_tables_write(coterie_dispatcher_t *d);
 
-/* Pairs that one rank may be sent. */
-static inline size_t
-coterie_dispatcher_pairs(const coterie_dispatcher_t *d)
+/* Rows that one rank's inbox has places for. */
+static inline size_t coterie_dispatcher_rows(const coterie_dispatcher_t *d)
 {
     return (size_t)d->rank_count *
-           coterie_gpu_stride(&d->terms, COTERIE_GPU_DISPATCH) *
-           d->options.k;
+           coterie_gpu_stride(&d->terms, COTERIE_GPU_DISPATCH);
+}
+
+/* Pairs that it computes at most. */
+static inline size_t coterie_dispatcher_pairs(const coterie_dispatcher_t *d)
+{
+    return (size_t)d->options.arrivals * d->options.k;
 }
 
 /* Whether experts may read rows where they came in. */

@@ -250,7 +250,7 @@ static void rank_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
 {
     const coterie_dispatcher_options_t *o = &d->options;
     coterie_gpu_rank_t *r = &d->ranks[i];
-    const size_t rows = o->max_rows, pairs = coterie_dispatcher_pairs(d);
+    const size_t rows = o->max_rows;
 
     messages_carve(d, i, c);
     r->routes = carve(c, rows, sizeof(*r->routes));
@@ -263,7 +263,8 @@ static void rank_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
     if (o->norm != NULL)
         r->base = carve(c, rows * o->hidden, sizeof(*r->base));
     if (o->norm != NULL || o->wire != COTERIE_WIRE_BF16)
-        r->x = carve(c, pairs / o->k * o->hidden, sizeof(*r->x));
+        r->x = carve(c, coterie_dispatcher_rows(d) * o->hidden,
+                     sizeof(*r->x));
     pairs_carve(d, i, c);
 }
 
@@ -289,6 +290,7 @@ static void messages_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
 static void pairs_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
 {
     const coterie_dispatcher_options_t *o = &d->options;
+    const size_t rows = coterie_dispatcher_rows(d);
     const size_t pairs = coterie_dispatcher_pairs(d);
     coterie_gpu_rank_t *r = &d->ranks[i];
     coterie_gpu_pairs_t *p = &d->driven[i].pairs;
@@ -300,13 +302,12 @@ static void pairs_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
     for (uint32_t s = 0; s < view.slot_count; s++)
         r->slots += view.slot_rank[s] == r->rank;
     /* A tile is to hold an expert's share, if all ranks are full, twice. */
-    likely = (uint32_t)(2 * (uint64_t)d->rank_count * o->max_rows * o->k /
-                        view.expert_count);
-    r->ids = carve(c, pairs, sizeof(*r->ids));
-    r->weights = carve(c, pairs, sizeof(*r->weights));
-    r->place = carve(c, pairs, sizeof(*r->place));
+    likely = (uint32_t)(2 * pairs / view.expert_count);
+    r->ids = carve(c, rows * o->k, sizeof(*r->ids));
+    r->weights = carve(c, rows * o->k, sizeof(*r->weights));
+    r->place = carve(c, rows * o->k, sizeof(*r->place));
     r->out = carve(c, pairs * o->hidden, sizeof(*r->out));
-    *p = (coterie_gpu_pairs_t){.rows = (uint32_t)(pairs / o->k),
+    *p = (coterie_gpu_pairs_t){.rows = (uint32_t)rows,
                                .k = o->k,
                                .expert_count = r->slots,
                                .tile = coterie_gpu_tile(likely),

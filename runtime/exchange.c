@@ -116,6 +116,8 @@ static coterie_status_t exchange_run(coterie_session_t *s,
                                      coterie_rows_t *out)
 {
     s->held_count = 0;
+    if (coterie_lift_serves(s))
+        return coterie_exchange_device(s, in, out);
     if (s->mode != COTERIE_MODE_FORWARD)
         return coterie_exchange_owner(s, in, out);
     if (s->options.group == COTERIE_GROUP_ACROSS)

@@ -4,7 +4,8 @@ libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
 	runtime/bank_cache.c runtime/bank_cache.h runtime/bank_device.c \
 	runtime/bank_speeds.c runtime/bank_tiers.c \
 	runtime/boxes.c runtime/boxes.h runtime/device_call.c \
-	runtime/device_call.h runtime/dispatch_forward.c \
+	runtime/device_call.h runtime/dispatch_device.c \
+	runtime/dispatch_forward.c \
 	runtime/dispatch_nodes.c runtime/dispatch_owner.c \
 	runtime/dispatcher.c runtime/dispatcher.h runtime/dispatcher_memory.c \
 	runtime/dispatcher_step.c \

@@ -12,6 +12,7 @@
 typedef struct terms {
     uint32_t hidden, k, max_rows, mode, group, predicted_k, kv_row_size, wire;
     uint64_t shared;    /* whether there are shared experts */
+    uint64_t lifted;    /* whether there is a dispatcher */
     uint64_t placement; /* a hash */
 } terms_t;
 
@@ -140,6 +141,7 @@ void coterie_session_destroy(coterie_session_t *session)
     }
     coterie_gather_destroy(session);
     coterie_work_destroy(&session->work);
+    coterie_lift_destroy(session->lift);
     free(session->chooser.all_ns);
     free(session->here);
     free(session->plans);
@@ -158,6 +160,7 @@ coterie_status_t coterie_session_fail(coterie_session_t *s,
         for (uint32_t i = 0; i < COTERIE_BOX_COUNT; i++)
             coterie_inbox_close(&s->inboxes[i]);
         coterie_transport_abort(s->transport);
+        coterie_lift_abort(s->lift);
     }
     return status;
 }
@@ -318,6 +321,7 @@ static coterie_status_t agree(coterie_session_t *s)
                           .kv_row_size = options->kv_row_size,
                           .wire = options->wire,
                           .shared = s->engine.shared != NULL,
+                          .lifted = s->lift != NULL,
                           .placement = placement_hash(options->placement)};
     terms_t *all = calloc(s->rank_count, sizeof(*all));
     coterie_status_t status;
@@ -361,8 +365,8 @@ static coterie_status_t compare_terms(const coterie_session_t *s,
                 COTERIE_ERR_MISMATCH,
                 "session: rank %u has hidden %u, k %u, max_rows %u, mode %u, "
                 "group %u, predicted_k %u, kv_row_size %u, wire %u, rank %u "
-                "has %u, %u, %u, %u, %u, %u, %u, %u, or placements or shared "
-                "experts differ",
+                "has %u, %u, %u, %u, %u, %u, %u, %u, or placements, shared "
+                "experts or dispatchers differ",
                 s->rank, mine->hidden, mine->k, mine->max_rows, mine->mode,
                 mine->group, mine->predicted_k, mine->kv_row_size, mine->wire,
                 r, all[r].hidden, all[r].k, all[r].max_rows, all[r].mode,
@@ -391,6 +395,8 @@ static coterie_status_t allocate(coterie_session_t *s)
     status = coterie_work_create(s);
     if (status == COTERIE_OK)
         status = coterie_gather_create(s);
+    if (status == COTERIE_OK && s->options.dispatcher != NULL)
+        status = coterie_lift_create(s);
     if (status == COTERIE_OK)
         status = allocate_boxes(s);
     return status;

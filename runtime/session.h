@@ -2,7 +2,8 @@
 #define COTERIE_RUNTIME_SESSION_H
 /* What a session is inside, for the files of this room: session.c keeps the
  * life cycle and the steps, exchange.c checks rows and picks the mode,
- * dispatch_*.c are the modes, boxes.c and rows.c pack messages, work.c has this
+ * dispatch_*.c are the modes (dispatch_device.c: those that a device has),
+ * boxes.c and rows.c pack messages, work.c has this
  * rank's experts computed, gather.c brings K/V and tokens to the ranks
  * that may need them next, auto.c chooses modes. */
 #include <coterie/session.h>
@@ -148,6 +149,8 @@ typedef enum coterie_session_state {
     COTERIE_SESSION_FAILED
 } coterie_session_state_t;
 
+typedef struct coterie_lift coterie_lift_t;
+
 struct coterie_session {
     coterie_session_options_t options;
     coterie_engine_t engine;
@@ -172,6 +175,7 @@ struct coterie_session {
     uint32_t *picked; /* [max_rows] scratch: rows for one rank */
     uint32_t wide;    /* coterie_wire_t of raw rows and sums */
     coterie_work_t work;
+    coterie_lift_t *lift; /* NULL: rows stay on the host */
     coterie_outbox_t outboxes[COTERIE_BOX_COUNT];
     coterie_inbox_t inboxes[COTERIE_BOX_COUNT];
     bool *expected; /* [rank_count] scratch: whose message will come */
@@ -298,6 +302,20 @@ coterie_status_t coterie_collect_sums(coterie_session_t *s,
                                       const coterie_circle_t *circle,
                                       const coterie_rows_t *in);
 void coterie_collect_close(coterie_session_t *s);
+/* Counts the occasion, once on every rank. */
+void coterie_count_exchange(coterie_session_t *s,
+                            const coterie_circle_t *circle);
+
+/* dispatch_device.c: the same on a device, where the session has a dispatcher
+ * and the running mode can do with it. */
+coterie_status_t coterie_lift_create(coterie_session_t *s);
+/* Accepts NULL, as abort does, which has other ranks give up. */
+void coterie_lift_destroy(coterie_lift_t *lift);
+void coterie_lift_abort(const coterie_lift_t *lift);
+bool coterie_lift_serves(const coterie_session_t *s);
+coterie_status_t coterie_exchange_device(coterie_session_t *s,
+                                         const coterie_rows_t *in,
+                                         coterie_rows_t *out);
 
 /* Among units: sends the parts of planned rows to the units that hold them
  * next, and adds up what comes here, in `out`. */

@@ -76,8 +76,9 @@ bool dispatches_where_no_window_is_in_reach(coterie_device_t *device)
     return held;
 }
 
-/* All go to one rank, with room for one. */
-bool says_that_rows_were_too_many(coterie_device_t *device)
+/* All go to one rank, which has room for one, from each or from all. */
+static bool overflow_is_said(coterie_device_t *device, uint32_t capacity,
+                             uint32_t arrivals)
 {
     plan_t plan = plan_draw(0);
     coterie_device_counts_t counts;
@@ -87,7 +88,9 @@ bool says_that_rows_were_too_many(coterie_device_t *device)
     plan.ranks = 3;
     plan.nodes = 1;
     plan.skewed = true;
-    plan.capacity = 1;
+    plan.rows = plan.max_rows = 6;
+    plan.capacity = capacity;
+    plan.arrivals = arrivals;
     r = ranks_open(device, &plan);
     rows_begin(r);
     rows_choose(r, 0);
@@ -99,6 +102,11 @@ bool says_that_rows_were_too_many(coterie_device_t *device)
                 counts.overflows > 0;
     ranks_close(r);
     return held;
+}
+
+bool says_that_rows_were_too_many(coterie_device_t *device)
+{
+    return overflow_is_said(device, 1, 0) && overflow_is_said(device, 0, 1);
 }
 
 /* The last rank makes no call. */

@@ -104,6 +104,7 @@ ranks_t *ranks_open(coterie_device_t *device, const plan_t *plan)
     o.k = p->k;
     o.max_rows = p->max_rows;
     o.capacity = p->capacity;
+    o.arrivals = p->arrivals;
     o.wire = p->wire;
     o.element = p->element;
     o.deadline_ms = p->deadline_ms;

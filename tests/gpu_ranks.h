@@ -10,6 +10,7 @@ enum { RANKS_MAX = 8, LAYERS = 2, ROWS_MAX = 160, FFN = 16 };
 /* What a trial draws. */
 typedef struct plan {
     uint32_t ranks, nodes, experts, spare, k, hidden, max_rows, capacity;
+    uint32_t arrivals;
     uint32_t rows; /* of a rank at first, at most */
     uint32_t mode, wire, element;
     uint32_t deadline_ms;

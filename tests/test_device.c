@@ -1,5 +1,6 @@
 /* Ranks whose experts are on a device, as the command has them; "host" makes
  * the calls that "cuda" makes. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <criterion/criterion.h>
@@ -68,6 +69,39 @@ Test(device, writes_the_same_text_with_little_memory)
     }
     json_decref(want);
     folder_remove(folder);
+}
+
+/* Rows are dispatched by the device, so it is what counts them. */
+Test(device, sends_the_copies_that_the_processor_sends)
+{
+    const char *const runs[] = {"--ranks 3 --dispatch two-phase",
+                                "--ranks 4 --nodes 2 --dispatch owner",
+                                "--ranks 3 --dispatch owner --wire bf16"};
+    const char *const phases[] = {"prefill", "decode"};
+    const char *const counts[] = {"copies_dispatch", "copies_return",
+                                  "copies_network", "payload_bytes",
+                                  "alltoalls", "returns"};
+
+    for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+        char options[128];
+        json_t *want = generated(runs[i]), *got;
+
+        snprintf(options, sizeof(options), "%s --device host", runs[i]);
+        got = generated(options);
+        for (size_t j = 0; j < 12; j++) {
+            const json_t *one = json_object_get(want, phases[j / 6]);
+            const json_t *other = json_object_get(got, phases[j / 6]);
+
+            cr_expect(json_equal(json_object_get(one, counts[j % 6]),
+                                 json_object_get(other, counts[j % 6])),
+                      "%s, %s: %s", runs[i], phases[j / 6], counts[j % 6]);
+        }
+        cr_expect(json_equal(json_object_get(want, "sequences"),
+                             json_object_get(got, "sequences")),
+                  "%s", runs[i]);
+        json_decref(got);
+        json_decref(want);
+    }
 }
 
 Test(device, that_cannot_serve_is_refused)

@@ -5,6 +5,7 @@
 
 #include "tools/budget.h"
 #include "tools/job.h"
+#include "tools/lift.h"
 #include "tools/modes.h"
 
 static coterie_status_t pool_open(uint32_t threads, coterie_pool_t **pool_p);
@@ -50,11 +51,14 @@ coterie_status_t job_open(const run_options_t *options, const char *model,
         status = budget_options_read(job);
     if (status == COTERIE_OK && options->threads > 0)
         status = pool_open(options->threads, &job->pool);
+    if (status == COTERIE_OK && options->device != NULL)
+        status = lift_open(job);
     return status;
 }
 
 void job_close(job_t *job)
 {
+    lift_close(job);
     prompts_destroy(&job->prompts);
     coterie_placement_destroy(job->placement);
     weights_destroy(job->weights);

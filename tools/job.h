@@ -43,6 +43,9 @@ typedef struct job {
     uint64_t device_budget; /* bytes, of all ranks; 0: no device, or all */
     coterie_tiers_t *tiers; /* NULL: all experts are in memory */
     coterie_pool_t *pool;   /* NULL: every rank computes by itself */
+    coterie_device_t *device; /* of all ranks; NULL: none, or one each */
+    coterie_fabric_t *fabric;
+    coterie_dispatcher_t *dispatcher; /* NULL: rows go through transports */
     prompts_t prompts;
     coterie_mode_t mode;
     coterie_group_t group;

@@ -7,7 +7,8 @@ coterie_SOURCES = tools/main.c tools/command.c tools/command.h \
 	tools/place.c tools/place.h tools/place_report.c tools/replace.c \
 	tools/sim.c tools/info.c tools/convert.c \
 	tools/cache_command.c tools/predict.c tools/playing.c tools/playing.h \
-	tools/run.c tools/job.c tools/job.h tools/prompts.c tools/prompts.h \
+	tools/run.c tools/job.c tools/job.h tools/lift.c tools/lift.h \
+	tools/prompts.c tools/prompts.h \
 	tools/ranks.c tools/rank.c tools/rank.h tools/collect.c \
 	tools/npy.c tools/npy.h \
 	tools/decoder.c tools/decoder.h tools/weights.c tools/weights.h \

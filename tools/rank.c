@@ -126,7 +126,11 @@ static coterie_status_t device_open(rank_t *r, uint32_t max_rows)
     if (r->job->device_budget > 0)
         return coterie_bank_move_tiered(r->bank, r->device, max_rows, k,
                                         r->job->device_budget / r->count);
-    return coterie_bank_move(r->bank, r->device, max_rows, k);
+    status = coterie_bank_move(r->bank, r->device, max_rows, k);
+    if (status == COTERIE_OK && r->job->dispatcher != NULL)
+        status = coterie_dispatcher_register(r->job->dispatcher, r->index,
+                                             r->bank);
+    return status;
 }
 
 static coterie_status_t arrays_create(rank_t *r)
@@ -201,6 +205,7 @@ static coterie_status_t session_open(rank_t *r, uint32_t max_rows)
     options.placement = job->placement;
     options.bank = r->bank;
     options.engine = decoder_engine(r->decoder);
+    options.dispatcher = r->job->dispatcher;
     options.hidden = c->hidden;
     options.k = c->k;
     options.max_rows = max_rows;

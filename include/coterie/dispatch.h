@@ -63,6 +63,9 @@ typedef struct coterie_dispatcher_options {
     /** Owner: [layer_count, hidden], on the host: what a rank that gets a raw
      * row applies before its experts, as coterie_rms_norm. */
     const float *norm;
+    /** Rows from all ranks together to one, for whose results there is to be
+     * room; 0: rank_count * capacity. */
+    uint32_t arrivals;
 } coterie_dispatcher_options_t;
 
 #define COTERIE_DISPATCHER_OPTIONS_INIT \

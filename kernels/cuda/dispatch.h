@@ -102,6 +102,7 @@ typedef struct coterie_gpu_dispatch {
     const coterie_gpu_rank_t *ranks; /* [driven] */
     uint32_t first, count;
     uint32_t layer, hidden, k, max_rows, capacity;
+    uint32_t arrivals; /* rows that one rank takes from all */
     uint32_t owner; /* 1: rows move to their next owner */
     uint32_t wire, element; /* coterie_wire_t: F32 or BF16 */
     uint32_t in_place;      /* 1: x is the inbox */

@@ -165,6 +165,7 @@ static __device__ arrived_t arrived_count(const coterie_gpu_dispatch_t &d,
 
     messages_await(d, rank, COTERIE_GPU_DISPATCH, count);
     if (threadIdx.x == 0) {
+        uint32_t left = d.arrivals;
         for (uint32_t from = 0; from < ranks; from++) {
             const coterie_gpu_head_t *head =
                 (const coterie_gpu_head_t *)inbox_slot(
@@ -172,6 +173,11 @@ static __device__ arrived_t arrived_count(const coterie_gpu_dispatch_t &d,
             first[from] = owned;
             if (count[from] > 0 || from == rank.rank)
                 owned += min(head->owned, d.max_rows);
+            if (count[from] > left) {
+                count[from] = left;
+                rank.counts->overflows = 1; /* by all blocks alike */
+            }
+            left -= count[from];
         }
         first[ranks] = owned;
     }
