@@ -101,7 +101,8 @@ static coterie_status_t terms_check(const coterie_session_t *s)
     const coterie_dispatcher_options_t *o = &s->options.dispatcher->options;
     const coterie_fabric_t *fabric = o->fabric;
 
-    if (o->placement != s->options.placement || o->hidden != s->options.hidden ||
+    if (o->placement != s->options.placement ||
+        o->hidden != s->options.hidden ||
         o->k != s->options.k || o->max_rows < s->options.max_rows ||
         o->wire != s->options.wire || o->element != COTERIE_WIRE_F32 ||
         s->rank < fabric->first || s->rank >= fabric->first + fabric->count)
