@@ -73,6 +73,6 @@ if HAVE_GLPK
 noinst_PROGRAMS += bench/placement
 endif
 bench_placement_SOURCES = bench/bench.h bench/placement.c bench/placement.h \
-	bench/placement_ilp.c bench/placement_peers.c bench/placement_planted.c
+	bench/placement_goals.c bench/placement_ilp.c bench/placement_peers.c bench/placement_planted.c
 bench_placement_LDADD = libcoterie-place.la libcoterie.la $(GLPK_LIBS) \
 	$(METIS_LIBS)

@@ -1,13 +1,14 @@
 /* Our placements beside others', one after the other on the same instances.
  *
  * usage: placement [--quick] [--seconds S] [--seed N]
- *                  [--trace FILE --ranks R [--nodes N]]
+ *                  [--goals NAME | --trace FILE --ranks R [--nodes N]]
  *
  * Instances are planted here; --trace takes a real one instead. Half of the
  * sequences is decided on, the other half is held out. One JSON object a line
  * on standard output, and a table on standard error. `cost` is on the training
  * half: per token, pairs of consecutive experts on different ranks (crossing)
- * or simulated copies of owner mode (dispatch), weighted by link. */
+ * or simulated copies of owner mode (dispatch), weighted by link. --goals runs
+ * what is promised of planted instances, where their name contains NAME. */
 #include "config.h"
 
 #include <getopt.h>
@@ -23,7 +24,7 @@ typedef struct plan {
     int quick;
     double seconds; /* for whoever takes a limit */
     uint32_t seed, ranks, nodes;
-    const char *trace;
+    const char *trace, *goals;
 } plan_t;
 
 typedef struct setup {
@@ -33,10 +34,6 @@ typedef struct setup {
     coterie_objective_t objective;
     int quick; /* part of the quick run */
 } setup_t;
-
-#define MEDIUM .topic = 2, .stay = 0.8, .popular = 0.5, .follow = 1
-#define WEAK .topic = 1, .stay = 0.5, .popular = 0.5, .follow = 0.5
-#define STRONG .topic = 3.5, .stay = 0.95, .popular = 0.5, .follow = 2
 
 static const setup_t setups[] = {
     {"8x8 medium", {8, 8, 2, 20000, 4, 1, MEDIUM}, 4, 1,
@@ -108,6 +105,8 @@ int main(int count, char **arguments)
     plan_t plan;
     int failed = plan_read(count, arguments, &plan);
 
+    if (!failed && plan.goals != NULL)
+        return goals_run(plan.goals, plan.seed, plan.seconds);
     if (!failed)
         fprintf(stderr, "%-14s %-9s %-10s %10s %10s %8s %6s %8s\n",
                 "instance", "objective", "method", "cost", "held", "copies",
@@ -128,6 +127,7 @@ static int plan_read(int count, char **arguments, plan_t *plan)
         {"quick", 0, NULL, 'q'}, {"seconds", 1, NULL, 's'},
         {"seed", 1, NULL, 'x'},  {"trace", 1, NULL, 't'},
         {"ranks", 1, NULL, 'r'}, {"nodes", 1, NULL, 'n'},
+        {"goals", 1, NULL, 'g'},
         {NULL, 0, NULL, 0}};
     int option;
 
@@ -140,9 +140,10 @@ static int plan_read(int count, char **arguments, plan_t *plan)
         case 't': plan->trace = optarg; break;
         case 'r': plan->ranks = (uint32_t)atoi(optarg); break;
         case 'n': plan->nodes = (uint32_t)atoi(optarg); break;
+        case 'g': plan->goals = optarg; break;
         default: return 2;
         }
-    if (plan->seconds <= 0)
+    if (plan->seconds <= 0 && plan->goals == NULL)
         plan->seconds = plan->quick ? 4 : 60;
     if (plan->ranks == 0 || plan->nodes == 0 || plan->ranks > 4096 ||
         plan->ranks % plan->nodes != 0) {

@@ -14,6 +14,11 @@ typedef struct planting {
     double follow;  /* bonus of the planted successors */
 } planting_t;
 
+/* How much affinity is planted. */
+#define MEDIUM .topic = 2, .stay = 0.8, .popular = 0.5, .follow = 1
+#define WEAK .topic = 1, .stay = 0.5, .popular = 0.5, .follow = 0.5
+#define STRONG .topic = 3.5, .stay = 0.95, .popular = 0.5, .follow = 2
+
 coterie_trace_t *planted_trace(const planting_t *planting);
 
 typedef struct instance {
@@ -26,6 +31,10 @@ typedef struct instance {
     double *seam;       /* [layer - 1, expert, expert]: counts */
     double *load;       /* [layer, expert] */
 } instance_t;
+
+/* Runs the goals whose names contain this, for so many seconds each or, if
+ * that is 0, as long as is promised. @return 0, or not: it failed */
+int goals_run(const char *name, uint32_t seed, double seconds);
 
 /* A copy from one rank to another. */
 double instance_link(const instance_t *instance, uint32_t a, uint32_t b);

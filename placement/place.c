@@ -169,8 +169,9 @@ static void loads_limit(coterie_placing_t *p)
 
 static void search_open(coterie_placing_t *p)
 {
-    p->search.deadline =
-        p->search.started + proof_share(p) * p->options.time_limit_s;
+    p->search.planned = proof_share(p) * p->options.time_limit_s;
+    p->search.deadline = p->search.started + p->search.planned;
+    p->search.limit = p->search.started + p->options.time_limit_s;
     p->search.unit = p->view.token_count;
     p->search.progress = p->options.progress;
     p->search.progress_arg = p->options.progress_arg;
@@ -212,6 +213,7 @@ static coterie_status_t experts_place(coterie_placing_t *p)
     p->solution.by = p->options.load_cap > 0 ? "balanced loads" : "in order";
     p->solution.bound_by = "none";
     status = coterie_solve(&p->problem, &p->search, &p->solution);
+    p->search.planned = p->options.time_limit_s - p->search.planned;
     p->search.deadline = p->search.started + p->options.time_limit_s;
     if (p->search.stopped == COTERIE_STOPPED_LATE)
         p->search.stopped = COTERIE_STOPPED_NOT;

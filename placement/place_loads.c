@@ -149,6 +149,7 @@ static coterie_status_t report_fill(const loading_t *p,
     report->cap_raised =
         p->options.load_cap > 0 && report->load > p->options.load_cap;
     report->load_cap = report->cap_raised ? report->load : p->options.load_cap;
+    report->seed = p->options.seed;
     report->elapsed_s = coterie_search_now() - p->search.started;
     if (!report->cap_raised)
         return COTERIE_OK;

@@ -68,6 +68,7 @@ coterie_status_t coterie_placing_make(coterie_placing_t *p,
         status = slots_refine(p, &slots);
     else if (status == COTERIE_OK && p->options.spare > 0)
         status = slots_replicate(p, &slots);
+    p->search.cut |= p->search.stopped != COTERIE_STOPPED_NOT;
     if (status == COTERIE_OK)
         status = coterie_slots_create(&slots, placement_p);
     coterie_slots_close(&slots);

@@ -41,7 +41,7 @@ typedef struct refining {
     const coterie_refine_t *task;
     coterie_slots_t *slots;
     coterie_copies_t copies;
-    double seconds, end; /* of an epoch; of this one */
+    double budget, end; /* of an epoch: tokens to judge; time */
     double heat;     /* at first, a token of the sample */
     uint32_t *layers; /* where moves are made */
     uint32_t layer_count;
@@ -64,6 +64,7 @@ static coterie_status_t scores_learn(refining_t *r, int in_haste);
 static void limits_draw(refining_t *r);
 static uint32_t layers_over(refining_t *r);
 static void epoch_run(refining_t *r, uint32_t epoch);
+static double epoch_end(const refining_t *r, uint32_t epoch);
 static int move_propose(refining_t *r, move_t *move);
 static int slots_guided(refining_t *r, uint32_t layer, move_t *move);
 static int move_legal(const refining_t *r, move_t *move);
@@ -92,9 +93,8 @@ static coterie_status_t refining_open(refining_t *r)
 {
     size_t cells = (size_t)r->slots->layer_count * r->slots->rank_count;
 
-    r->end = coterie_search_now();
-    r->seconds =
-        TIME_SHARE * coterie_search_left(r->task->search) / EPOCHS;
+    r->budget = TOKENS_PER_SECOND * TIME_SHARE * r->task->search->planned /
+                EPOCHS;
     r->layer_count = r->slots->layer_count;
     r->layers = calloc(r->layer_count, sizeof(*r->layers));
     r->load = calloc(cells, sizeof(*r->load));
@@ -246,17 +246,19 @@ static void epoch_run(refining_t *r, uint32_t epoch)
     coterie_search_t *search = r->task->search;
     double left = 1 - (double)epoch / COLD;
     double heat = left > 0 ? r->heat * left * left * c->token_count : 0;
-    double budget = TOKENS_PER_SECOND * r->seconds;
+    double budget = r->budget;
     uint64_t moves = (uint64_t)MOVES_EACH * r->layer_count * r->slots->count;
 
-    r->end += r->seconds;
+    r->end = epoch_end(r, epoch);
     for (uint64_t i = 0; i < moves && budget > 0; i++) {
         move_t move;
         double most, more;
         if (i % ASK_EVERY == 0 &&
             (coterie_search_now() > r->end ||
-             coterie_search_over(search, r->task->solution)))
+             coterie_search_over(search, r->task->solution))) {
+            search->cut = 1;
             break;
+        }
         budget -= 1;
         if (!move_propose(r, &move))
             continue;
@@ -267,6 +269,17 @@ static void epoch_run(refining_t *r, uint32_t epoch)
         if (more <= most)
             move_make(r, &move);
     }
+}
+
+/* On a machine that is slower than was guessed, all epochs that are left are
+ * cut by as much. */
+static double epoch_end(const refining_t *r, uint32_t epoch)
+{
+    double now = coterie_search_now();
+    uint32_t end = epoch < EPOCHS ? EPOCHS : EPOCHS + MENDS;
+
+    return now + TIME_SHARE * coterie_search_left(r->task->search) /
+                     (end - epoch);
 }
 
 /* Half of all moves bring an expert to a rank that its token visits anyhow, or

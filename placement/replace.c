@@ -158,8 +158,9 @@ static coterie_status_t trace_split(coterie_replacing_t *r,
 static void search_open(coterie_replacing_t *r)
 {
     r->search.started = coterie_search_now();
-    r->search.deadline =
-        r->search.started + TRAIL_SHARE * r->options.time_limit_s;
+    r->search.planned = TRAIL_SHARE * r->options.time_limit_s;
+    r->search.deadline = r->search.started + r->search.planned;
+    r->search.limit = r->search.started + r->options.time_limit_s;
     r->search.unit = (double)r->view.token_count;
     r->search.progress = r->options.progress;
     r->search.progress_arg = r->options.progress_arg;

@@ -36,6 +36,8 @@ coterie_status_t coterie_placing_report(const coterie_placing_t *p,
         status = coterie_placing_control(p, placement, report);
     if (status == COTERIE_OK && report->cap_raised)
         status = report_cure(p, report);
+    report->cut = (uint32_t)p->search.cut;
+    report->seed = p->options.seed;
     report->elapsed_s = coterie_search_now() - p->search.started;
     return status;
 }

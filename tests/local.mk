@@ -69,6 +69,7 @@ tests_run_LDADD = $(coterie_place_library) libcoterie.la $(CRITERION_LIBS) $(JAN
 	$(LIBZIP_LIBS)
 if HAVE_GLPK
 tests_run_SOURCES += tests/test_copies.c tests/test_place.c \
+	tests/test_place_command.c \
 	tests/test_place_limits.c \
 	tests/test_replace.c \
 	tests/test_solve.c

@@ -10,7 +10,13 @@
 #include "placement/affinity.h"
 #include "placement/solve/solver.h"
 
-enum { LAYERS = 3, EXPERTS = 6, ITEMS = LAYERS * EXPERTS, SMALL = 100 };
+enum {
+    LAYERS = 3,
+    EXPERTS = 6,
+    ITEMS = LAYERS * EXPERTS,
+    SMALL = 60,
+    MANY = 2500
+};
 
 /* A problem small enough to try everything. */
 typedef struct small {
@@ -23,16 +29,18 @@ typedef struct small {
     coterie_solution_t solution;
 } small_t;
 
-static void small_draw(small_t *s, uint64_t seed, uint32_t ranks,
-                       uint32_t nodes)
+static void small_draw(small_t *s, uint64_t seed, uint32_t experts,
+                       uint32_t ranks, uint32_t nodes)
 {
-    uint32_t layers = ranks == 2 ? 3 : 2, experts = 4 + seed % 3;
+    uint32_t layers = ranks == 2 ? 3 : 2;
 
     memset(s, 0, sizeof(*s));
     s->search.random = seed;
     s->search.started = coterie_search_now();
     s->search.thread_count = 1;
-    s->search.deadline = s->search.started + 10;
+    s->search.planned = 10;
+    s->search.deadline = s->search.started + s->search.planned;
+    s->search.limit = s->search.deadline;
     s->search.unit = 1;
     s->problem = (coterie_problem_t){
         .layer_count = layers, .expert_count = experts, .rank_count = ranks,
@@ -42,6 +50,10 @@ static void small_draw(small_t *s, uint64_t seed, uint32_t ranks,
         .load_max = seed % 5 < 2 ? s->load_max : NULL};
     for (uint32_t r = 0; r < ranks; r++)
         s->capacity[r] = experts / ranks + (r < experts % ranks);
+    if (seed % 4 == 3 && experts > ranks) { /* of other sizes */
+        s->capacity[0]++;
+        s->capacity[ranks - 1]--;
+    }
     for (uint32_t i = 0; i < layers * experts * experts; i++) {
         uint32_t row = i / experts, e = row % experts, f = i % experts;
         s->seam[i] = coterie_search_below(&s->search, 100);
@@ -74,6 +86,42 @@ static void small_solve(small_t *s)
                  coterie_solve(&s->problem, &s->search, &s->solution)));
 }
 
+/* The objective by its definition, shared with no solver: INFINITY for what
+ * breaks a limit. */
+static double evaluate(const small_t *s, const uint16_t *rank_of)
+{
+    const coterie_problem_t *p = &s->problem;
+    uint32_t layers = p->layer_count, experts = p->expert_count;
+    uint32_t size = p->rank_count / p->node_count;
+    double cost = 0;
+
+    for (uint32_t r = 0; r < layers * p->rank_count; r++) {
+        const uint16_t *row = rank_of + r / p->rank_count * experts;
+        uint64_t load = 0, held = 0;
+        for (uint32_t e = 0; e < experts; e++)
+            if (row[e] == r % p->rank_count) {
+                load += s->load[row - rank_of + e];
+                held++;
+            }
+        if (held != s->capacity[r % p->rank_count] ||
+            (p->load_max && load > s->load_max[r / p->rank_count]))
+            return INFINITY;
+    }
+    for (uint32_t i = 0; i < layers * experts * experts; i++) {
+        uint32_t item = i / experts, l = item / experts, f = i % experts;
+        uint32_t from = rank_of[item], within = rank_of[l * experts + f];
+        double link = from / size == within / size ? 1 : p->network_cost;
+        if (p->pair && f > item % experts && from != within)
+            cost += s->pair[i] * link;
+        if (l + 1 == layers || from == rank_of[(l + 1) * experts + f])
+            continue;
+        within = rank_of[(l + 1) * experts + f];
+        cost += s->seam[i] *
+                (from / size == within / size ? 1 : p->network_cost);
+    }
+    return cost;
+}
+
 /* Over every legal placement, expert by expert. */
 static double least_cost(const small_t *s, uint16_t *rank_of, uint32_t at)
 {
@@ -81,9 +129,7 @@ static double least_cost(const small_t *s, uint16_t *rank_of, uint32_t at)
     double least = INFINITY;
 
     if (at == s->problem.layer_count * experts)
-        return coterie_problem_legal(&s->problem, rank_of)
-                   ? coterie_problem_cost(&s->problem, rank_of)
-                   : INFINITY;
+        return evaluate(s, rank_of);
     for (uint32_t r = 0; r < s->problem.rank_count; r++) {
         uint32_t held = 0;
         for (uint32_t i = at / experts * experts; i < at; i++)
@@ -156,20 +202,23 @@ static int stop_at_once(void *arg, const coterie_place_progress_t *progress)
     return 1;
 }
 
-Test(place, is_proved_best_and_is_where_ranks_are_not_in_nodes)
+Test(place, is_proved_best_and_is_where_ranks_are_alike_and_no_nodes)
 {
     for (uint32_t seed = 0; seed < SMALL; seed++)
         for (uint32_t ranks = 2; ranks <= 4; ranks++) {
             small_t s;
             uint16_t trial[ITEMS];
             double least;
-            small_draw(&s, seed, ranks, ranks == 4 && seed % 2 ? 2 : 1);
+            int alike;
+            small_draw(&s, seed, 4 + seed % 3, ranks,
+                       ranks == 4 && seed % 2 ? 2 : 1);
             small_solve(&s);
             least = least_cost(&s, trial, 0);
             cr_expect(coterie_problem_legal(&s.problem, s.rank_of));
             cr_expect(le(dbl, s.solution.bound, least + s.problem.tolerance));
             cr_expect(ge(dbl, s.solution.cost, least - s.problem.tolerance));
-            if (s.problem.node_count == 1)
+            coterie_problem_capacity(&s.problem, &alike);
+            if (s.problem.node_count == 1 && alike)
                 cr_expect(coterie_solution_optimal(&s.problem, &s.solution),
                           "seed %u, %u ranks: %g > %g", seed, ranks,
                           s.solution.cost, s.solution.bound);
@@ -180,23 +229,23 @@ Test(place, is_proved_best_and_is_where_ranks_are_not_in_nodes)
         }
 }
 
-Test(place, keeps_bound_below_least_below_cost_whichever_the_solver)
+Test(place, keeps_bound_below_exact_below_cost_whichever_the_solver)
 {
     static const coterie_solver_t *const solvers[] = {
         &coterie_solver_matching, &coterie_solver_semidefinite,
-        &coterie_solver_columns, &coterie_solver_nodes,
-        &coterie_solver_anneal};
+        &coterie_solver_columns, &coterie_solver_subsets,
+        &coterie_solver_nodes, &coterie_solver_anneal};
     enum { SOLVERS = sizeof(solvers) / sizeof(solvers[0]) };
 
-    for (uint32_t seed = 0; seed < 3 * SMALL; seed++) {
+    for (uint32_t seed = 0; seed < MANY; seed++) {
         uint32_t ranks = 2 + seed % 3, nodes = ranks == 4 && seed % 4 ? 2 : 1;
         uint16_t trial[ITEMS];
         double least = 0;
         for (uint32_t i = 0; i < SOLVERS; i++) {
             small_t s;
-            small_draw(&s, seed, ranks, nodes);
+            small_draw(&s, seed, 3 + seed / 7 % 3, ranks, nodes);
             if (i == SOLVERS - 1) /* few sweeps will do */
-                s.search.deadline = s.search.started + 0.002;
+                s.search.planned = 0.002;
             small_start(&s);
             least = i == 0 ? least_cost(&s, trial, 0) : least;
             if (solvers[i]->applies(&s.problem, 10))
@@ -208,9 +257,11 @@ Test(place, keeps_bound_below_least_below_cost_whichever_the_solver)
                       s.solution.bound, least);
             cr_expect(ge(dbl, s.solution.cost, least - s.problem.tolerance));
             cr_expect(epsilon_eq(dbl, s.solution.cost,
-                                 coterie_problem_cost(&s.problem, s.rank_of),
+                                 evaluate(&s, s.rank_of),
                                  s.problem.tolerance));
-            cr_expect(coterie_problem_legal(&s.problem, s.rank_of));
+            if (coterie_solution_optimal(&s.problem, &s.solution))
+                cr_expect(le(dbl, s.solution.cost,
+                             least + s.problem.tolerance));
             free(s.solution.price);
         }
     }
@@ -222,7 +273,7 @@ Test(place, matches_one_expert_a_rank_exactly)
         small_t s;
         uint16_t trial[ITEMS];
         /* 4 or 5 experts, and as many ranks */
-        small_draw(&s, 3 * seed + seed % 2, 4 + seed % 2, 1);
+        small_draw(&s, 3 * seed + seed % 2, 4 + seed % 2, 4 + seed % 2, 1);
         small_solve(&s);
         cr_expect(epsilon_eq(dbl, s.solution.cost, least_cost(&s, trial, 0),
                              s.problem.tolerance));
@@ -373,14 +424,21 @@ Test(place, gives_the_same_placement_for_the_same_seed)
     coterie_place_report_t report;
     coterie_placement_t *first, *second;
     coterie_placement_options_t a, b;
+    uint32_t cut;
 
-    options.proof = 1; /* a proof cut short need not be the same twice */
+    options.load_cap = 1.2;
+    options.spare = 1;
+    options.time_limit_s = 1;
     first = place(trace, &options, &report);
+    cut = report.cut;
     second = place(trace, &options, &report);
+    cut |= report.cut; /* by a machine too slow for so little */
     coterie_placement_view(first, &a);
     coterie_placement_view(second, &b);
-    cr_expect(zero(int, memcmp(a.slot_expert, b.slot_expert,
-                               sizeof(*a.slot_expert) * 4 * 8)));
+    if (!cut)
+        cr_expect(zero(int, memcmp(a.slot_expert, b.slot_expert,
+                                   sizeof(*a.slot_expert) * 4 *
+                                       a.slot_count)));
     coterie_placement_destroy(first);
     coterie_placement_destroy(second);
     coterie_trace_destroy(trace);
@@ -417,7 +475,7 @@ Test(place, counts_tokens_as_its_tables_do)
     small_t s;
 
     coterie_trace_view(trace, &view);
-    small_draw(&s, 2, 2, 1); /* 3 layers of 6 experts */
+    small_draw(&s, 2, EXPERTS, 2, 1);
     s.problem.pair = s.pair;
     memset(s.seam, 0, sizeof(s.seam));
     memset(s.pair, 0, sizeof(s.pair));

@@ -6,6 +6,7 @@
 
 #include "placement/solve/eigen.h"
 #include "placement/solve/layer.h"
+#include "placement/solve/master.h"
 #include "placement/solve/parallel.h"
 #include "placement/solve/relabel.h"
 
@@ -48,6 +49,71 @@ static coterie_problem_t following(const uint16_t *rank_of, float *seam,
         .layer_count = LAYERS, .expert_count = EXPERTS, .rank_count = 4,
         .node_count = 2, .network_cost = 8, .capacity = capacity,
         .seam = seam, .load = load, .tolerance = 1e-6};
+}
+
+/* One column for each rank, of three of the experts in every layer. */
+static void master_fill(coterie_master_t *master,
+                        const coterie_problem_t *problem)
+{
+    static const uint32_t class_size[] = {4};
+    uint32_t masks[LAYERS];
+
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_master_open(master, problem, class_size, 1)));
+    for (uint32_t r = 0; r < 4; r++) {
+        for (uint32_t l = 0; l < LAYERS; l++)
+            masks[l] = 7u << 3 * r;
+        cr_assert(eq(int, COTERIE_OK,
+                     coterie_master_add(master, masks, 0, 1 + r)));
+    }
+}
+
+Test(solve, goes_on_after_an_error_inside_glpk)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    static const uint32_t masks[LAYERS] = {7, 7, 7, 7};
+    coterie_search_t search = unhurried;
+    coterie_solution_t solution = {.cost = 1};
+    coterie_master_t master;
+    uint16_t rank_of[LAYERS * EXPERTS] = {0};
+    float seam[(LAYERS - 1) * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_problem_t problem = following(rank_of, seam, load, capacity);
+    uint32_t chosen[4];
+
+    master_fill(&master, &problem);
+    cr_assert(eq(int, COTERIE_OK, /* of a class whose row GLPK has not */
+                 coterie_master_add(&master, masks, 1, 1)));
+    cr_expect(ne(int, 0, coterie_master_solve(&master, &search, &solution)));
+    cr_expect(ne(int, 0, coterie_master_choose(&master, &search, &solution,
+                                               chosen)));
+    coterie_master_close(&master);
+
+    master_fill(&master, &problem);
+    cr_expect(zero(int, coterie_master_solve(&master, &search, &solution)));
+    cr_expect(zero(int, coterie_master_choose(&master, &search, &solution,
+                                              chosen)));
+    coterie_master_close(&master);
+}
+
+Test(solve, takes_glpk_up_again_where_the_clock_stopped_it)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    coterie_search_t late = {.deadline = 0}, search = unhurried;
+    coterie_solution_t solution = {.cost = 1};
+    coterie_master_t master;
+    uint16_t rank_of[LAYERS * EXPERTS] = {0};
+    float seam[(LAYERS - 1) * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_problem_t problem = following(rank_of, seam, load, capacity);
+
+    master_fill(&master, &problem);
+    cr_expect(ne(int, 0, coterie_master_solve(&master, &late, &solution)));
+    cr_expect(eq(int, late.stopped, COTERIE_STOPPED_LATE));
+    cr_expect(zero(int, master.failed));
+    cr_expect(zero(int, coterie_master_solve(&master, &search, &solution)));
+    cr_expect(epsilon_eq(dbl, master.columns[3].share, 1, 1e-9));
+    coterie_master_close(&master);
 }
 
 Test(solve, parts_a_matrix_into_what_is_positive_and_what_is_not)

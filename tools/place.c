@@ -258,10 +258,13 @@ static void interrupt(int signal_number)
 static int place_progress(void *arg, const coterie_place_progress_t *now)
 {
     char text[160];
+    double gap = now->cost > 0 ? (now->cost - now->bound) / now->cost : 0;
 
     snprintf(text, sizeof(text),
-             "%s: cost %.4f, bound %.4f, %.0f s, at most %.0f s more",
-             now->solver, now->cost, now->bound, now->elapsed_s, now->left_s);
+             "%s: cost %.4f, bound %.4f, gap %.3f %%, %.0f s, at most %.0f s "
+             "more",
+             now->solver, now->cost, now->bound, 100 * gap, now->elapsed_s,
+             now->left_s > 0 ? now->left_s : 0);
     progress_show(arg, text);
     return interrupted;
 }

@@ -18,8 +18,9 @@ coterie_status_t place_json(const place_job_t *job)
 {
     const coterie_place_report_t *r = &job->report;
     json_t *root = json_pack(
-        "{s:s, s:f, s:b, s:f, s:i, s:i, s:f, s:f, s:f, s:f}", "solver",
-        r->solver, "elapsed_s", r->elapsed_s, "load_cap_raised",
+        "{s:s, s:I, s:b, s:f, s:b, s:f, s:i, s:i, s:f, s:f, s:f, s:f}",
+        "solver", r->solver, "seed", (json_int_t)r->seed, "cut", (int)r->cut,
+        "elapsed_s", r->elapsed_s, "load_cap_raised",
         (int)r->cap_raised, "load_cap", r->load_cap, "cure_spare",
         (int)r->cure_spare, "cure_replicas", (int)r->cure_replicas,
         "load_in_order", r->load_in_order, "load", r->load,
@@ -102,6 +103,9 @@ static void search_text(const coterie_place_report_t *r)
 
 static void loads_text(const coterie_place_report_t *r)
 {
+    if (r->cut)
+        printf("cut short  by the time limit or Ctrl-C: the same seed may "
+               "give another placement\n");
     printf("load       %.3f of the fullest rank over the mean (in order "
            "%.3f); held out: %.3f (%.3f)\n",
            r->load, r->load_in_order, r->held_load, r->held_load_in_order);

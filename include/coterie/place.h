@@ -44,7 +44,7 @@ typedef struct coterie_place_options {
     int (*progress)(void *arg, const coterie_place_progress_t *progress);
     void *progress_arg;
     /** Threads to search with; default 1. The same seed and threads give the
-     * same placement, unless time cuts the search short. */
+     * same placement, unless time cuts the search short; see the report. */
     uint32_t threads;
     /** 1: works on the bound until it is proved or time is out, even where
      * little is expected of it. */
@@ -103,6 +103,11 @@ typedef struct coterie_place_report {
      * in all, with which loads alone would allow it, each expert's being
      * spread evenly over its replicas; 0: none would, or it was not raised. */
     uint32_t cure_spare, cure_replicas;
+    /** 1: the time limit, or the caller, ended a search for better placements
+     * before its work was done; 0: the same seed, threads and options will
+     * give the same placement. (Bounds may differ all the same.) */
+    uint32_t cut;
+    uint32_t seed; /**< as given */
 } coterie_place_report_t;
 
 #define COTERIE_PLACE_REPORT_INIT { .size = sizeof(coterie_place_report_t) }

@@ -80,7 +80,7 @@ static uint32_t layers_repair(anneal_t *a);
 static int swap_relieves(const coterie_layer_t *layer, coterie_swap_t *best);
 
 const coterie_solver_t coterie_solver_anneal = {
-    "annealing", anneal_applies, anneal_solve};
+    "annealing", 1, anneal_applies, anneal_solve};
 
 static int anneal_applies(const coterie_problem_t *problem, double seconds)
 {
@@ -149,7 +149,7 @@ static void anneal_close(anneal_t *a)
 static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
 {
     const coterie_problem_t *p = a->problem;
-    double limit = a->search->deadline - a->search->started;
+    double limit = a->search->planned;
     double items = (double)p->layer_count * p->expert_count;
     double pace = 2 * items * p->expert_count / CELLS_PER_SECOND +
                   items * TRIES_EACH / TRIES_PER_SECOND;
@@ -216,6 +216,8 @@ static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule)
         double time = (coterie_search_now() - begin) / schedule->seconds;
         double late = (time - GRACE) / (1 - GRACE);
         double left = 1 - fmax(late, (double)i / schedule->sweeps);
+        if (late * schedule->sweeps > i)
+            a->search->cut = 1;
         if (left <= 0 || coterie_search_over(a->search, a->solution))
             break;
         a->heat = schedule->heat * left * left;

@@ -18,7 +18,7 @@ static coterie_status_t assignment_solve(const coterie_problem_t *problem,
                                          coterie_solution_t *solution);
 
 const coterie_solver_t coterie_solver_assignment = {
-    "assignment", assignment_applies, assignment_solve};
+    "assignment", 1, assignment_applies, assignment_solve};
 
 static int assignment_applies(const coterie_problem_t *problem, double seconds)
 {

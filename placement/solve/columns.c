@@ -41,7 +41,7 @@ static void price_set(coterie_columns_t *c, double steady);
 static coterie_status_t choose_columns(coterie_columns_t *c);
 
 const coterie_solver_t coterie_solver_columns = {
-    "column generation", columns_applies, columns_solve};
+    "column generation", 1, columns_applies, columns_solve};
 
 coterie_status_t coterie_columns_generate(coterie_columns_t *c)
 {

@@ -243,8 +243,10 @@ static void watch_choice(glp_tree *tree, void *arg)
 
     (void)tree;
     if (coterie_search_over(call->search, call->solution) ||
-        coterie_search_now() >= call->until)
+        coterie_search_now() >= call->until) {
+        call->search->cut = 1;
         glp_ios_terminate(tree);
+    }
 }
 
 static void read_solution(coterie_master_t *master)

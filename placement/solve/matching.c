@@ -36,7 +36,7 @@ static void prices_meet(const float *weight, uint32_t count, int transposed,
 static double nth_largest(double *values, uint32_t count, uint32_t n);
 
 const coterie_solver_t coterie_solver_matching = {
-    "matchings", matching_applies, matching_solve};
+    "matchings", 0, matching_applies, matching_solve};
 
 coterie_status_t coterie_match(const float *weight, uint32_t count,
                                uint32_t *match)

@@ -26,7 +26,7 @@ static coterie_status_t flat_bound(const coterie_problem_t *flat,
 static int ask_outer(void *arg, const coterie_place_progress_t *progress);
 
 const coterie_solver_t coterie_solver_nodes = {
-    "nodes apart from ranks", nodes_applies, nodes_solve};
+    "nodes apart from ranks", 0, nodes_applies, nodes_solve};
 
 static int nodes_applies(const coterie_problem_t *problem, double seconds)
 {
@@ -95,6 +95,7 @@ static coterie_status_t flat_bound(const coterie_problem_t *flat,
             outer->solution->rank_of[i] / (ranks / flat->rank_count);
     solution.cost = coterie_problem_cost(flat, solution.rank_of);
     search.deadline = deadline;
+    search.planned /= 2;
     search.progress = ask_outer;
     search.progress_arg = (void *)outer;
     status = coterie_solve_bound(flat, &search, &solution);

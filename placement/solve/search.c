@@ -29,7 +29,7 @@ int coterie_search_over(coterie_search_t *search,
     progress.cost = solution->cost / search->unit;
     progress.bound = solution->bound / search->unit;
     progress.elapsed_s = now - search->started;
-    progress.left_s = search->deadline - now;
+    progress.left_s = search->limit - now;
     progress.solver = search->solver;
     if (search->progress(search->progress_arg, &progress) != 0)
         search->stopped = COTERIE_STOPPED_TOLD;

@@ -14,6 +14,8 @@ typedef enum coterie_stopped {
 
 typedef struct coterie_search {
     double started, deadline; /* seconds of a monotonic clock */
+    double limit;   /* deadline of all there is to do, for progress */
+    double planned; /* seconds that work is measured out for: no clock's */
     double reported;          /* when progress was called last */
     double unit;              /* progress is told cost / unit */
     int (*progress)(void *arg, const coterie_place_progress_t *progress);
@@ -23,6 +25,8 @@ typedef struct coterie_search {
     uint32_t proof;        /* work on bounds of which little is expected, too */
     const char *solver; /* at work now, for progress */
     int stopped; /* coterie_stopped_t; whoever moves the deadline resets it */
+    int cut; /* a search for better placements ended before its work was done:
+                another run's may go further */
 } coterie_search_t;
 
 double coterie_search_now(void);

@@ -52,7 +52,7 @@ static double inner_weight(const coterie_gram_t *g, uint32_t layer, uint32_t e,
                            uint32_t f);
 
 const coterie_solver_t coterie_solver_semidefinite = {
-    "semidefinite windows", semidefinite_applies, semidefinite_solve};
+    "semidefinite windows", 0, semidefinite_applies, semidefinite_solve};
 
 static int semidefinite_applies(const coterie_problem_t *problem,
                                 double seconds)

@@ -26,6 +26,9 @@ static coterie_status_t solve(const coterie_problem_t *problem,
                               coterie_search_t *search,
                               coterie_solution_t *solution,
                               solvers_t solvers);
+static int might_find(const coterie_problem_t *problem,
+                      const coterie_search_t *search, solvers_t solvers,
+                      size_t from);
 
 coterie_status_t coterie_solve(const coterie_problem_t *problem,
                                coterie_search_t *search,
@@ -65,10 +68,24 @@ static coterie_status_t solve(const coterie_problem_t *problem,
     for (size_t i = 0; i < solvers.count && status == COTERIE_OK; i++) {
         if (search->stopped || coterie_solution_optimal(problem, solution))
             break;
-        if (!solvers.list[i]->applies(problem, coterie_search_left(search)))
+        if (!solvers.list[i]->applies(problem, search->planned))
             continue;
         search->solver = solvers.list[i]->name;
         status = solvers.list[i]->solve(problem, search, solution);
+        search->cut |= search->stopped &&
+                       might_find(problem, search, solvers, i);
     }
     return status;
+}
+
+/* Would this solver, or one after it, better a placement? */
+static int might_find(const coterie_problem_t *problem,
+                      const coterie_search_t *search, solvers_t solvers,
+                      size_t from)
+{
+    for (size_t i = from; i < solvers.count; i++)
+        if (solvers.list[i]->finds &&
+            solvers.list[i]->applies(problem, search->planned))
+            return 1;
+    return 0;
 }

@@ -5,6 +5,7 @@
 
 typedef struct coterie_solver {
     const char *name;
+    int finds; /* better placements, not only bounds */
     /* Worth starting on a problem of this size, with so many seconds? */
     int (*applies)(const coterie_problem_t *problem, double seconds);
     /* Betters the solution or its bound, or leaves both. Returns early, with

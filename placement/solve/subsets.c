@@ -32,7 +32,7 @@ static coterie_status_t offer_best(const coterie_problem_t *problem,
                                    coterie_solution_t *solution);
 
 const coterie_solver_t coterie_solver_subsets = {
-    "subset dynamic programme", subsets_applies, subsets_solve};
+    "subset dynamic programme", 1, subsets_applies, subsets_solve};
 
 static int subsets_applies(const coterie_problem_t *problem, double seconds)
 {
