@@ -230,7 +230,8 @@ static void group_round(uint32_t count, const float *x, double *rounded)
     for (uint32_t i = 0; i < count; i++)
         largest = isnan(x[i]) ? x[i] : largest;
     for (uint32_t i = 0; i < count; i++) {
-        const float code = largest > 0 ? rintf(x[i] * (127 / largest)) : 0;
+        const float code =
+            largest >= 1e-30f ? rintf(x[i] * (127 / largest)) : 0;
         rounded[i] =
             isfinite(largest) ? (double)code * (largest / 127) : NAN;
     }
@@ -247,6 +248,6 @@ void row_round(coterie_compute_t compute, uint32_t in, const float *x,
                          ? float_value(bits & 0xffff0000)
                          : x[k];
     }
-    for (uint32_t k = 0; compute == COTERIE_COMPUTE_INT8 && k < in; k += 32)
-        group_round(in - k < 32 ? in - k : 32, x + k, rounded + k);
+    for (uint32_t k = 0; compute == COTERIE_COMPUTE_INT8 && k < in; k += 128)
+        group_round(in - k < 128 ? in - k : 128, x + k, rounded + k);
 }

@@ -26,7 +26,8 @@ typedef enum coterie_activation {
 typedef enum coterie_compute {
     COTERIE_COMPUTE_F32 = 0,  /**< as they are; weights are decoded to f32 */
     COTERIE_COMPUTE_BF16 = 1, /**< rounded to bf16; weights are, exactly */
-    /** Rounded to int8, with a scale for each row and 32 elements */
+    /** Rounded to int8, with a scale for each row and 128 elements; those of
+     * which all are below 1e-30 become 0 */
     COTERIE_COMPUTE_INT8 = 2
 } coterie_compute_t;
 

@@ -270,14 +270,16 @@ VEC vec_t vec_load_e8m0(const char *from)
         raw_or_raw(raw_shift_left(wide, 23), raw_and(odd, 1 << 22)));
 }
 
-VEC float vec_largest(vec_t a, vec_t b)
+VEC vec_t vec_magnitude(vec_t v)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    const __m256 low = _mm256_max_ps(_mm256_andnot_ps(sign, a.low),
-                                     _mm256_andnot_ps(sign, a.high));
-    const __m256 high = _mm256_max_ps(_mm256_andnot_ps(sign, b.low),
-                                      _mm256_andnot_ps(sign, b.high));
-    const __m256 all = _mm256_max_ps(low, high);
+    return (vec_t){_mm256_andnot_ps(sign, v.low),
+                   _mm256_andnot_ps(sign, v.high)};
+}
+
+VEC float vec_largest(vec_t v)
+{
+    const __m256 all = _mm256_max_ps(v.low, v.high);
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(all),
                                    _mm256_extractf128_ps(all, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -356,7 +358,7 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 #define TABLE_F32 coterie_table_avx2_f32
 #define PANEL_DOT raw_dot
 #define TABLE_INT8 coterie_table_avx2_int8
-#define GROUP_F32 coterie_group_avx2_f32
-#define GROUP_INT8 coterie_group_avx2_int8
+#define SPAN_F32 coterie_span_avx2_f32
+#define SPAN_INT8 coterie_span_avx2_int8
 #include "kernels/cpu/panel_tables.h"
 #endif

@@ -43,7 +43,7 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 #define TABLE_F32 coterie_table_avx512_f32
 #define PANEL_DOT raw_dot
 #define TABLE_INT8 coterie_table_avx512_int8
-#define GROUP_F32 coterie_group_avx512_f32
-#define GROUP_INT8 coterie_group_avx512_int8
+#define SPAN_F32 coterie_span_avx512_f32
+#define SPAN_INT8 coterie_span_avx512_int8
 #include "kernels/cpu/panel_tables.h"
 #endif

@@ -114,20 +114,25 @@ VEC raw_t raw_pair(const char *weight, coterie_dtype_t dtype, int unit)
  * zero. */
 VEC vec_t vec_dot_pair(vec_t sum, raw_t pair, const char *word)
 {
-    return _mm512_dpbf16_ps(sum, (__m512bh)pair,
-                            (__m512bh)raw_set_from(word));
+    __asm__("vdpbf16ps %2, %1, %0"
+            : "+v"(sum)
+            : "v"(pair), "v"(raw_set_from(word)));
+    return sum;
 }
 
 #define PANEL_PAIR raw_pair
 #define PANEL_DOT_PAIR vec_dot_pair
+#define TABLE_BF16 coterie_table_avx512_bf16_bf16
+#include "kernels/cpu/panel_tables.h"
+
 #define TWO(i, of) (i), (i) + (of)
 #define ORDER_4(i) TWO(i, 2), TWO((i) + 1, 2)
 #define ORDER_8(i) TWO(i, 2), TWO((i) + 4, 2), TWO((i) + 1, 2), TWO((i) + 5, 2)
 
 /* To bf16, in the order in which vectors of weights hold their elements. */
-TARGET void coterie_group_avx512_bf16_bf16(
-    const coterie_panel_method_t *method, const float *x, uint32_t *words,
-    float span[2])
+TARGET void coterie_span_avx512_bf16_bf16(
+    const coterie_panel_method_t *method, const float *x, char *words,
+    float *span)
 {
     static const uint16_t order[3][COTERIE_PANEL_GROUP] = {
         {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
@@ -136,19 +141,21 @@ TARGET void coterie_group_avx512_bf16_bf16(
          ORDER_4(20), ORDER_4(24), ORDER_4(28)},
         {ORDER_8(0), ORDER_8(8), ORDER_8(16), ORDER_8(24)}};
     const uint32_t elements = coterie_panel_elements(method->dtype);
-    const vec_t first = vec_load(x), second = vec_load(x + COTERIE_LANES);
-    const raw_t narrow = (raw_t)_mm512_cvtne2ps_pbh(second, first);
+    const raw_t places = raw_load(order[elements / 4]);
+    vec_t v[VECTORS];
 
-    _mm512_storeu_si512(
-        words, _mm512_permutexvar_epi16(raw_load(order[elements / 4]), narrow));
+    UNROLL for (int i = 0; i < VECTORS; i++)
+        v[i] = vec_load(x + i * COTERIE_LANES);
+    UNROLL for (int i = 0; i < VECTORS; i += 2) {
+        const raw_t narrow = (raw_t)_mm512_cvtne2ps_pbh(v[i + 1], v[i]);
+        _mm512_storeu_si512(words + i * COTERIE_LANES * 2,
+                            _mm512_permutexvar_epi16(places, narrow));
+    }
     span[0] = 0;
-    if (method->dtype == COTERIE_DTYPE_INT4_ZERO)
-        span[1] = vec_sum(
-            vec_add(vec_round_bf16(first), vec_round_bf16(second)));
+    if (method->dtype != COTERIE_DTYPE_INT4_ZERO)
+        return;
+    UNROLL for (int i = 0; i < VECTORS; i++)
+        v[i] = vec_round_bf16(v[i]);
+    span_sums(v, span + 1);
 }
-
-#define PANEL_PAIR raw_pair
-#define PANEL_DOT_PAIR vec_dot_pair
-#define TABLE_BF16 coterie_table_avx512_bf16_bf16
-#include "kernels/cpu/panel_tables.h"
 #endif

@@ -37,6 +37,14 @@ enum {
 #define UNROLL_ALL _Pragma("GCC unroll 16")
 #endif
 
+/* Has the compiler forget how an address came about, so that it keeps it in a
+ * register instead of computing others from it. */
+#if defined(__GNUC__)
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer))
+#else
+#define OPAQUE(pointer) ((void)0)
+#endif
+
 /* A few rows times a few weight rows, over one block of the inner dimension. */
 typedef struct coterie_tile {
     const float *const *x; /* the rows, from the block's first element on */
@@ -93,9 +101,9 @@ extern const coterie_cpu_ops_t coterie_cpu_avx512;
 /* What an instruction set has for x in some words. */
 #define COTERIE_PANELS_DECLARE(isa, words)                             \
     extern const coterie_panel_table_t coterie_table_##isa##_##words;  \
-    void coterie_group_##isa##_##words(                                \
+    void coterie_span_##isa##_##words(                                 \
         const coterie_panel_method_t *method, const float *x,          \
-        uint32_t *to, float span[2]);
+        char *to, float *span);
 
 COTERIE_PANELS_DECLARE(portable, f32)
 COTERIE_PANELS_DECLARE(portable, int8)

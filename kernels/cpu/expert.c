@@ -8,6 +8,7 @@
 enum { LINE = 64 }; /* bytes of a line of the cache */
 
 static coterie_status_t groups_check(const coterie_ffn_shape_t *shape);
+static uint32_t next_with_rows(const coterie_expert_rows_t *rows, uint32_t e);
 static void block_compute(const coterie_block_t *block);
 static size_t inner_stride(const coterie_block_t *block);
 static void products_run(const coterie_block_t *block, uint32_t cut,
@@ -16,8 +17,12 @@ static void products_run(const coterie_block_t *block, uint32_t cut,
 static coterie_panel_product_t product_of(const coterie_block_t *block,
                                           uint32_t in, uint32_t out,
                                           uint32_t cut);
+static const char *next_cut(const coterie_block_t *block, uint32_t out,
+                            const coterie_panel_product_t *product,
+                            const void *after);
 static const char *panel_of(const coterie_panel_product_t *product,
                             uint32_t panel);
+static void ask_for(const float *values, uint32_t count);
 static uint32_t panels_of(uint32_t outputs);
 static uint32_t cuts_of(const coterie_block_t *block, uint32_t outputs);
 static size_t lines(size_t size);
@@ -93,13 +98,22 @@ void coterie_expert_ffn(const coterie_ffn_shape_t *shape,
     memory += coterie_block_narrow_size(&block);
     block.inner = (float *)memory;
     block.x = block.packed = memory + coterie_block_inner_size(&block);
-    for (uint32_t e = 0; e < rows->expert_count; e++) {
+    for (uint32_t e = next_with_rows(rows, 0); e < rows->expert_count;) {
         const uint32_t blocks =
             coterie_block_count(rows->first[e + 1] - rows->first[e]);
+        const uint32_t next = next_with_rows(rows, e + 1);
+
+        block.after_up = experts[e].down;
+        block.after_down = coterie_block_first(&experts[e]);
         for (uint32_t b = 0; b < blocks; b++) {
+            if (b + 1 == blocks)
+                block.after_down = next < rows->expert_count
+                                       ? coterie_block_first(&experts[next])
+                                       : NULL;
             coterie_block_set(&block, &call, e, b);
             block_compute(&block);
         }
+        e = next;
     }
 }
 
@@ -112,6 +126,7 @@ void coterie_block_begin(coterie_block_t *block,
                                          shape->compute);
     block->shape = shape;
     block->cut = COTERIE_CUT_PANELS;
+    block->stride = 1;
 }
 
 size_t coterie_block_x_size(const coterie_block_t *block)
@@ -172,10 +187,17 @@ uint32_t coterie_block_outer_cuts(const coterie_block_t *block)
     return cuts_of(block, block->shape->hidden);
 }
 
-void coterie_block_pack(const coterie_block_t *block)
+void coterie_block_pack(const coterie_block_t *block, uint32_t part,
+                        uint32_t parts)
 {
-    coterie_panel_pack(&block->method, block->rows, block->shape->hidden,
-                       block->from, block->x);
+    const uint32_t from = block->rows * part / parts;
+    const size_t row_size =
+        coterie_panel_row_size(&block->method, block->shape->hidden);
+
+    coterie_panel_pack(&block->method,
+                       block->rows * (part + 1) / parts - from,
+                       block->shape->hidden, block->from + from,
+                       block->x + from * row_size);
 }
 
 void coterie_block_gate_up(const coterie_block_t *block, uint32_t cut)
@@ -203,14 +225,19 @@ void coterie_block_gate_up(const coterie_block_t *block, uint32_t cut)
     }
 }
 
-void coterie_block_pack_inner(const coterie_block_t *block)
+void coterie_block_pack_inner(const coterie_block_t *block, uint32_t part,
+                              uint32_t parts)
 {
+    const uint32_t from = block->rows * part / parts;
+    const uint32_t to = block->rows * (part + 1) / parts;
+    const size_t row_size =
+        coterie_panel_row_size(&block->method, block->shape->ffn);
     const float *rows[COTERIE_ROW_BLOCK];
 
-    for (uint32_t r = 0; r < block->rows; r++)
-        rows[r] = block->inner + r * inner_stride(block);
-    coterie_panel_pack(&block->method, block->rows, block->shape->ffn, rows,
-                       block->packed);
+    for (uint32_t r = from; r < to; r++)
+        rows[r - from] = block->inner + r * inner_stride(block);
+    coterie_panel_pack(&block->method, to - from, block->shape->ffn, rows,
+                       block->packed + from * row_size);
 }
 
 void coterie_block_down(const coterie_block_t *block, uint32_t cut)
@@ -226,11 +253,12 @@ void coterie_block_down(const coterie_block_t *block, uint32_t cut)
     product.x = block->packed;
     product.weight = expert->down;
     product.scale = expert->down_scale;
-    if (from + outputs < hidden)
-        product.next = panel_of(&product, product.first + product.panels);
+    product.next = next_cut(block, hidden, &product, block->after_down);
     coterie_panel_multiply(&product);
     for (uint32_t r = 0; r < block->rows; r++) {
         float *sums = block->sums[r] + from;
+        if (r + 1 < block->rows)
+            ask_for(block->sums[r + 1] + from, outputs);
         block->ops->add_scaled(outputs, block->weight[r],
                                product.y + r * product.y_stride, sums);
         if (expert->down_bias != NULL)
@@ -239,15 +267,27 @@ void coterie_block_down(const coterie_block_t *block, uint32_t cut)
     }
 }
 
+const void *coterie_block_first(const coterie_expert_weights_t *expert)
+{
+    return expert->gate != NULL ? expert->gate : expert->up;
+}
+
+static uint32_t next_with_rows(const coterie_expert_rows_t *rows, uint32_t e)
+{
+    while (e < rows->expert_count && rows->first[e] == rows->first[e + 1])
+        e++;
+    return e;
+}
+
 static void block_compute(const coterie_block_t *block)
 {
     const uint32_t inner = coterie_block_inner_cuts(block);
     const uint32_t outer = coterie_block_outer_cuts(block);
 
-    coterie_block_pack(block);
+    coterie_block_pack(block, 0, 1);
     for (uint32_t cut = 0; cut < inner; cut++)
         coterie_block_gate_up(block, cut);
-    coterie_block_pack_inner(block);
+    coterie_block_pack_inner(block, 0, 1);
     for (uint32_t cut = 0; cut < outer; cut++)
         coterie_block_down(block, cut);
 }
@@ -272,9 +312,7 @@ static void products_run(const coterie_block_t *block, uint32_t cut,
     up->weight = expert->up;
     up->scale = expert->up_scale;
     gate->next = panel_of(up, up->first);
-    up->next = first->first + first->panels < panels_of(block->shape->ffn)
-                   ? panel_of(first, first->first + first->panels)
-                   : expert->down;
+    up->next = next_cut(block, block->shape->ffn, first, block->after_up);
     up->y = block->inner +
             (size_t)cut * block->cut * COTERIE_PANEL_OUTPUTS;
     up->y_stride = inner_stride(block);
@@ -303,12 +341,29 @@ static coterie_panel_product_t product_of(const coterie_block_t *block,
     };
 }
 
+/* Weights of the cut that this thread takes next. */
+static const char *next_cut(const coterie_block_t *block, uint32_t out,
+                            const coterie_panel_product_t *product,
+                            const void *after)
+{
+    const uint32_t panel = product->first + block->stride * block->cut;
+
+    return panel < panels_of(out) ? panel_of(product, panel) : after;
+}
+
 static const char *panel_of(const coterie_panel_product_t *product,
                             uint32_t panel)
 {
     return product->weight +
            coterie_panels_size(product->method->dtype,
                                panel * COTERIE_PANEL_OUTPUTS, product->in);
+}
+
+/* Short stretches of rows are nothing that the processor foresees. */
+static void ask_for(const float *values, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i += LINE / sizeof(*values))
+        __builtin_prefetch(values + i, 1, 3);
 }
 
 static uint32_t panels_of(uint32_t outputs)

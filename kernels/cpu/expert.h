@@ -15,7 +15,10 @@ typedef struct coterie_block {
     coterie_panel_method_t method;
     const coterie_ffn_shape_t *shape;
     const coterie_expert_weights_t *expert;
-    uint32_t cut; /* panels at a time */
+    uint32_t cut;    /* panels at a time */
+    uint32_t stride; /* cuts from one that a thread computes to its next */
+    /* What the thread reads after the last cuts of up and of down, if known. */
+    const void *after_up, *after_down;
     uint32_t rows;
     const float *from[COTERIE_ROW_BLOCK];
     float *sums[COTERIE_ROW_BLOCK];
@@ -44,10 +47,16 @@ void coterie_block_set(coterie_block_t *block, const coterie_ffn_call_t *call,
 uint32_t coterie_block_inner_cuts(const coterie_block_t *block);
 uint32_t coterie_block_outer_cuts(const coterie_block_t *block);
 
-/* The stages; the second and the last of one cut. */
-void coterie_block_pack(const coterie_block_t *block);
+/* The stages; the second and the last of one cut, the others of one of so many
+ * parts of the rows. */
+void coterie_block_pack(const coterie_block_t *block, uint32_t part,
+                        uint32_t parts);
 void coterie_block_gate_up(const coterie_block_t *block, uint32_t cut);
-void coterie_block_pack_inner(const coterie_block_t *block);
+void coterie_block_pack_inner(const coterie_block_t *block, uint32_t part,
+                              uint32_t parts);
 void coterie_block_down(const coterie_block_t *block, uint32_t cut);
+
+/* What of an expert is read first, as after_down. */
+const void *coterie_block_first(const coterie_expert_weights_t *expert);
 
 #endif

@@ -20,6 +20,7 @@ enum {
     STAGES = 4, /* of a block */
     LAG = 3,    /* stages between one and what it relies on */
     RING = 8,   /* of stages that are kept apart; more than LAG + 2 */
+    PACK_ROWS = 4, /* worth a thread's while */
     SPINS = 4096
 };
 
@@ -42,6 +43,7 @@ typedef struct work {
     const coterie_ffn_call_t *call;
     coterie_block_t block; /* what all blocks have in common */
     uint32_t blocks, stages, nodes;
+    uint32_t packs; /* parts that rows are packed in */
     atomic_uint joined;
     stage_t *ring;
     char *x[2], *packed[2];
@@ -51,7 +53,7 @@ typedef struct work {
 /* One thread's view. */
 typedef struct hand {
     work_t *work;
-    uint32_t node;
+    uint32_t node, lane; /* the lane-th thread that joined */
     coterie_block_t block;
     cursor_t cursors[STAGES];
 } hand_t;
@@ -60,7 +62,8 @@ static uint32_t cut_of(const coterie_pool_t *pool,
                        const coterie_block_t *block);
 static void work_begin(work_t *work, const coterie_pool_t *pool,
                        const coterie_ffn_call_t *call);
-static uint32_t blocks_count(const coterie_expert_rows_t *rows);
+static uint32_t blocks_count(const coterie_expert_rows_t *rows,
+                             uint32_t *largest_p);
 static void work_join(void *arg, uint32_t node);
 static void stage_run(hand_t *hand, uint32_t t);
 static void turn_await(const work_t *work, uint32_t t, uint32_t turn);
@@ -71,6 +74,10 @@ static int part_take(work_t *work, uint32_t t, uint32_t node,
 static void part_run(hand_t *hand, uint32_t t, uint32_t part);
 static void part_done(work_t *work, uint32_t t);
 static void block_seek(hand_t *hand, kind_t kind, uint32_t block);
+static void block_name_next(hand_t *hand, kind_t kind, uint32_t block);
+static const cursor_t *cursor_seek(hand_t *hand, kind_t kind, uint32_t block);
+static const void *lane_cut(const hand_t *hand, const void *matrix,
+                            uint32_t in, uint32_t out);
 static uint32_t share(uint64_t count, uint32_t node, uint32_t nodes);
 static void matrix_place(const coterie_pool_t *pool, uint32_t dtype,
                          const char *matrix, uint32_t out, uint32_t in);
@@ -137,13 +144,17 @@ static void work_begin(work_t *work, const coterie_pool_t *pool,
 {
     const size_t past = (uintptr_t)call->scratch % LINE;
     char *memory = (char *)call->scratch + (past > 0 ? LINE - past : 0);
+    uint32_t rows;
 
-    *work = (work_t){.call = call,
-                     .blocks = blocks_count(call->rows),
-                     .nodes = coterie_pool_nodes(pool)};
+    *work = (work_t){.call = call, .nodes = coterie_pool_nodes(pool)};
+    work->blocks = blocks_count(call->rows, &rows);
+    work->packs = (rows + PACK_ROWS - 1) / PACK_ROWS;
+    if (work->packs > coterie_pool_threads(pool))
+        work->packs = coterie_pool_threads(pool);
     work->stages = STAGES * (work->blocks + STAGES - 1);
     coterie_block_begin(&work->block, call->shape);
     work->block.cut = cut_of(pool, &work->block);
+    work->block.stride = coterie_pool_threads(pool);
     work->ring = (stage_t *)memory;
     memory += RING * sizeof(stage_t);
     for (int i = 0; i < 2; i++) {
@@ -159,12 +170,18 @@ static void work_begin(work_t *work, const coterie_pool_t *pool,
         stage_open(work, t, t);
 }
 
-static uint32_t blocks_count(const coterie_expert_rows_t *rows)
+static uint32_t blocks_count(const coterie_expert_rows_t *rows,
+                             uint32_t *largest_p)
 {
-    uint32_t count = 0;
+    uint32_t count = 0, largest = 0;
 
-    for (uint32_t e = 0; e < rows->expert_count; e++)
-        count += coterie_block_count(rows->first[e + 1] - rows->first[e]);
+    for (uint32_t e = 0; e < rows->expert_count; e++) {
+        const uint32_t here = rows->first[e + 1] - rows->first[e];
+
+        largest = here > largest ? here : largest;
+        count += coterie_block_count(here);
+    }
+    *largest_p = largest < COTERIE_ROW_BLOCK ? largest : COTERIE_ROW_BLOCK;
     return count;
 }
 
@@ -175,8 +192,8 @@ static void work_join(void *arg, uint32_t node)
         coterie_block_narrow_size(&work->block) / sizeof(float);
     hand_t hand = {.work = work, .node = node, .block = work->block};
 
-    hand.block.narrow =
-        work->narrow + narrow * atomic_fetch_add(&work->joined, 1);
+    hand.lane = atomic_fetch_add(&work->joined, 1);
+    hand.block.narrow = work->narrow + narrow * hand.lane;
     for (uint32_t t = 0; t < work->stages; t++)
         stage_run(&hand, t);
 }
@@ -238,7 +255,8 @@ static uint32_t parts_of(const work_t *work, uint32_t t)
         return 0;
     if (kind == GATE_UP)
         return coterie_block_inner_cuts(&work->block);
-    return kind == DOWN ? coterie_block_outer_cuts(&work->block) : 1;
+    return kind == DOWN ? coterie_block_outer_cuts(&work->block)
+                        : work->packs;
 }
 
 /* The next part of a node's share, unless the stage is over or all of them are
@@ -266,13 +284,13 @@ static void part_run(hand_t *hand, uint32_t t, uint32_t part)
     block_seek(hand, kind, block);
     switch (kind) {
     case PACK:
-        coterie_block_pack(&hand->block);
+        coterie_block_pack(&hand->block, part, hand->work->packs);
         break;
     case GATE_UP:
         coterie_block_gate_up(&hand->block, part);
         break;
     case PACK_INNER:
-        coterie_block_pack_inner(&hand->block);
+        coterie_block_pack_inner(&hand->block, part, hand->work->packs);
         break;
     case DOWN:
         coterie_block_down(&hand->block, part);
@@ -287,11 +305,46 @@ static void part_done(work_t *work, uint32_t t)
         stage_open(work, t % RING, t + RING);
 }
 
-/* Moves this stage's cursor on to a block. */
 static void block_seek(hand_t *hand, kind_t kind, uint32_t block)
 {
     const work_t *work = hand->work;
-    const uint32_t *first = work->call->rows->first;
+    const cursor_t *at = cursor_seek(hand, kind, block);
+
+    coterie_block_set(&hand->block, work->call, at->expert, at->ordinal);
+    hand->block.x = work->x[block % 2];
+    hand->block.inner = work->inner[block % 2];
+    hand->block.packed = work->packed[block % 2];
+    if (kind == GATE_UP || kind == DOWN)
+        block_name_next(hand, kind, block);
+}
+
+/* Gate and up of a block are followed by down of two before it, and that by gate
+ * and up of three after that. */
+static void block_name_next(hand_t *hand, kind_t kind, uint32_t block)
+{
+    const coterie_ffn_call_t *call = hand->work->call;
+    const coterie_expert_weights_t *expert;
+
+    hand->block.after_up = hand->block.after_down = NULL;
+    if (kind == GATE_UP && block >= DOWN - GATE_UP) {
+        expert = &call->experts[cursor_seek(hand, DOWN,
+                                            block - (DOWN - GATE_UP))->expert];
+        hand->block.after_up = lane_cut(hand, expert->down, call->shape->ffn,
+                                        call->shape->hidden);
+    }
+    if (kind == DOWN && block + DOWN < hand->work->blocks) {
+        expert =
+            &call->experts[cursor_seek(hand, GATE_UP, block + DOWN)->expert];
+        hand->block.after_down =
+            lane_cut(hand, coterie_block_first(expert), call->shape->hidden,
+                     call->shape->ffn);
+    }
+}
+
+/* Moves a stage's cursor on to a block. */
+static const cursor_t *cursor_seek(hand_t *hand, kind_t kind, uint32_t block)
+{
+    const uint32_t *first = hand->work->call->rows->first;
     cursor_t *at = &hand->cursors[kind];
 
     for (;;) {
@@ -304,10 +357,20 @@ static void block_seek(hand_t *hand, kind_t kind, uint32_t block)
         at->expert++;
     }
     at->ordinal = block - at->block;
-    coterie_block_set(&hand->block, work->call, at->expert, at->ordinal);
-    hand->block.x = work->x[block % 2];
-    hand->block.inner = work->inner[block % 2];
-    hand->block.packed = work->packed[block % 2];
+    return at;
+}
+
+/* The cut of a matrix that this thread will probably take first. */
+static const void *lane_cut(const hand_t *hand, const void *matrix,
+                            uint32_t in, uint32_t out)
+{
+    const uint32_t outputs =
+        hand->lane * hand->block.cut * COTERIE_PANEL_OUTPUTS;
+
+    if (outputs >= out)
+        return NULL;
+    return (const char *)matrix +
+           coterie_panels_size(hand->block.shape->dtype, outputs, in);
 }
 
 /* Where a node's share of so many begins. */

@@ -19,32 +19,32 @@ typedef struct choice {
 } choice_t;
 
 #define TABLE(isa, words) &coterie_table_##isa##_##words
-#define GROUP(isa, words) coterie_group_##isa##_##words
+#define SPAN(isa, words) coterie_span_##isa##_##words
 
 /* Each has what those before it have. */
 static const choice_t choices[] = {
     {"portable",
      &coterie_cpu_portable,
      {{TABLE(portable, f32), NULL, TABLE(portable, int8)},
-      {GROUP(portable, f32), NULL, GROUP(portable, int8)}}},
+      {SPAN(portable, f32), NULL, SPAN(portable, int8)}}},
 #if defined(__x86_64__)
     {"avx2",
      &coterie_cpu_avx2,
      {{TABLE(avx2, f32), NULL, TABLE(avx2, int8)},
-      {GROUP(avx2, f32), NULL, GROUP(avx2, int8)}}},
+      {SPAN(avx2, f32), NULL, SPAN(avx2, int8)}}},
     {"avx512",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), NULL, TABLE(avx512, int8)},
-      {GROUP(avx512, f32), NULL, GROUP(avx512, int8)}}},
+      {SPAN(avx512, f32), NULL, SPAN(avx512, int8)}}},
     {"avx512-vnni",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), NULL, TABLE(avx512_vnni, int8)},
-      {GROUP(avx512, f32), NULL, GROUP(avx512_vnni, int8)}}},
+      {SPAN(avx512, f32), NULL, SPAN(avx512, int8)}}},
     {"avx512-bf16",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), TABLE(avx512_bf16, bf16), TABLE(avx512_vnni, int8)},
-      {GROUP(avx512, f32), GROUP(avx512_bf16, bf16),
-       GROUP(avx512_vnni, int8)}}},
+      {SPAN(avx512, f32), SPAN(avx512_bf16, bf16),
+       SPAN(avx512, int8)}}},
 #endif
 };
 

@@ -16,13 +16,16 @@ enum {
     COTERIE_PANEL_VECTOR = 64, /* bytes */
     COTERIE_PANELS_MAX = 4,    /* of a tile */
     COTERIE_BLOCK_FLOATS = 512,
-    COTERIE_BLOCK_BYTES = 2048 /* where x is int8 */
+    COTERIE_BLOCK_BYTES = 2048, /* where x is int8 */
+    COTERIE_SPAN = 128,         /* elements of x */
+    COTERIE_SPAN_WORDS = 1 + COTERIE_SPAN / COTERIE_PANEL_GROUP
 };
 
 /* Rows as tiles read them. What a vector of weights meets at a time, its
- * units, are words of 4 bytes: an f32, two bf16 or four int8 of a row. Spans of
- * elements with a scale of their own have two more words: that scale, of int8,
- * and what their sum contributes (panel_pack.c). */
+ * units, are words of 4 bytes: an f32, two bf16 or four int8 of a row, which is
+ * filled up with zeros to whole spans. Behind them are words for each span: the
+ * scale of int8 x, and what the sum of each 32 elements contributes, or in the
+ * first of these that of all of them (panel_pack.c). */
 typedef enum coterie_panel_words {
     COTERIE_WORDS_F32,
     COTERIE_WORDS_BF16,
@@ -31,9 +34,10 @@ typedef enum coterie_panel_words {
 
 /* A few rows times a few panels, over one block of the inner dimension. */
 typedef struct coterie_panel_tile {
-    const char *x;       /* [unit][x_rows] words */
-    const char *x_spans; /* [span][2][x_rows] words */
-    size_t x_rows;
+    const char *x;       /* words of the first row, from the block's first on */
+    const char *x_spans; /* likewise */
+    size_t x_stride;     /* bytes from row to row, of both */
+    uint32_t rows;
     const char *weight;  /* of the first panel, from the block's first on */
     size_t panel_stride; /* bytes */
     const char *scale[COTERIE_PANELS_MAX]; /* likewise, of each panel */
@@ -67,42 +71,40 @@ typedef coterie_panel_tiles_t
 /* The tiles and words for weights of a dtype and a compute mode. */
 typedef struct coterie_panel_method coterie_panel_method_t;
 
-/* Makes words of 32 elements, and the two of their span: the scale of int8 x
- * (else 0), and the sum of x, or what takes the shift of int8 weights off. */
-typedef void (*coterie_panel_group_fn)(const coterie_panel_method_t *method,
-                                       const float *x, uint32_t *words,
-                                       float span[2]);
+/* Makes words of a span of x, and those of the span: the scale of int8 x, and
+ * the sums of x, or what takes the shift of int8 weights off. */
+typedef void (*coterie_panel_span_fn)(const coterie_panel_method_t *method,
+                                      const float *x, char *words,
+                                      float *span);
 
 struct coterie_panel_method {
     coterie_dtype_t dtype;
     coterie_compute_t compute;
     coterie_panel_words_t words;
     const coterie_panel_tiles_t *tiles;
-    coterie_panel_group_fn group;
+    coterie_panel_span_fn span;
 };
 
 /* By words; where bf16 words have no tiles, their values go as f32. */
 typedef struct coterie_cpu_panels {
     const coterie_panel_table_t *table[3];
-    coterie_panel_group_fn group[3];
+    coterie_panel_span_fn span[3];
 } coterie_cpu_panels_t;
 
 coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
                                             coterie_dtype_t dtype,
                                             coterie_compute_t compute);
 
-/* Bytes of a row in words, with its spans. */
+/* Bytes of a row's words, and of all of it. */
+size_t coterie_panel_words_size(const coterie_panel_method_t *method,
+                                uint32_t in);
 size_t coterie_panel_row_size(const coterie_panel_method_t *method,
                               uint32_t in);
 
-/* Puts rows into words, tile by tile: a tile reads them in one stream. */
+/* Puts rows into words: one after the other, so that any number of them may be
+ * done at a time. */
 void coterie_panel_pack(const coterie_panel_method_t *method, uint32_t rows,
                         uint32_t in, const float *const *x, char *to);
-
-/* The rows of one tile. */
-void coterie_panel_pack_tile(const coterie_panel_method_t *method,
-                             uint32_t rows, uint32_t in,
-                             const float *const *x, char *to);
 
 /* Rows times some panels of a matrix. */
 typedef struct coterie_panel_product {
@@ -141,7 +143,8 @@ static inline int coterie_panel_word_elements(coterie_panel_words_t words)
     return 1 << words;
 }
 
-/* Elements that share a scale, of weights or of int8 x; 0 if a block does. */
+/* Elements that share a scale, of weights, or else of int8 x; 0 if a block
+ * does. */
 static inline uint32_t coterie_panel_span(coterie_panel_words_t words,
                                           coterie_dtype_t dtype)
 {
@@ -154,7 +157,7 @@ static inline uint32_t coterie_panel_span(coterie_panel_words_t words,
     case COTERIE_DTYPE_FP8:
         return COTERIE_FP8_BLOCK;
     default:
-        return words == COTERIE_WORDS_INT8 ? COTERIE_PANEL_GROUP : 0;
+        return words == COTERIE_WORDS_INT8 ? COTERIE_SPAN : 0;
     }
 }
 

@@ -4,69 +4,65 @@
 
 #include "kernels/cpu/panel.h"
 
-enum { GROUP = COTERIE_PANEL_GROUP };
+enum { LINE = 64 };
 
-/* A row's part of a tile: where its words and spans go, and how far apart. */
-typedef struct target {
-    const coterie_panel_method_t *method;
-    char *to, *spans;
-    size_t stride; /* bytes */
-} target_t;
+static size_t spans_of(uint32_t in);
+static void row_pack(const coterie_panel_method_t *method, uint32_t in,
+                     const float *x, const float *next, char *to);
 
-static size_t groups_of(uint32_t in);
-static bool has_spans(const coterie_panel_method_t *method);
-static void row_pack(const target_t *target, const float *x, uint32_t in);
-
-size_t coterie_panel_row_size(const coterie_panel_method_t *method,
-                              uint32_t in)
+size_t coterie_panel_words_size(const coterie_panel_method_t *method,
+                                uint32_t in)
 {
-    const size_t words = GROUP / coterie_panel_word_elements(method->words);
-    return groups_of(in) * (words + (has_spans(method) ? 2 : 0)) *
+    return spans_of(in) * COTERIE_SPAN /
+           (size_t)coterie_panel_word_elements(method->words) *
            sizeof(uint32_t);
 }
 
-void coterie_panel_pack_tile(const coterie_panel_method_t *method,
-                             uint32_t rows, uint32_t in,
-                             const float *const *x, char *to)
+/* An odd number of cache lines: rows of a tile do not contend for one set. */
+size_t coterie_panel_row_size(const coterie_panel_method_t *method,
+                              uint32_t in)
 {
-    const size_t words = GROUP / coterie_panel_word_elements(method->words);
-    target_t target = {.method = method, .stride = rows * sizeof(uint32_t)};
+    const size_t size =
+        coterie_panel_words_size(method, in) +
+        spans_of(in) * COTERIE_SPAN_WORDS * sizeof(uint32_t);
 
-    for (uint32_t row = 0; row < rows; row++) {
-        target.to = to + row * sizeof(uint32_t);
-        target.spans = target.to + groups_of(in) * words * target.stride;
-        row_pack(&target, x[row], in);
-    }
+    return ((size + LINE - 1) / LINE | 1) * LINE;
 }
 
-static size_t groups_of(uint32_t in)
+void coterie_panel_pack(const coterie_panel_method_t *method, uint32_t rows,
+                        uint32_t in, const float *const *x, char *to)
 {
-    return ((size_t)in + GROUP - 1) / GROUP;
+    const size_t row_size = coterie_panel_row_size(method, in);
+
+    for (uint32_t row = 0; row < rows; row++)
+        row_pack(method, in, x[row], x[row + 1 < rows ? row + 1 : row],
+                 to + row * row_size);
 }
 
-static bool has_spans(const coterie_panel_method_t *method)
+static size_t spans_of(uint32_t in)
 {
-    return method->words == COTERIE_WORDS_INT8 ||
-           method->dtype == COTERIE_DTYPE_INT4_ZERO;
+    return ((size_t)in + COTERIE_SPAN - 1) / COTERIE_SPAN;
 }
 
-static void row_pack(const target_t *target, const float *x, uint32_t in)
+/* Rows come from all over a tensor: the next one is asked for meanwhile. */
+static void row_pack(const coterie_panel_method_t *method, uint32_t in,
+                     const float *x, const float *next, char *to)
 {
-    const coterie_panel_method_t *method = target->method;
-    const int count = GROUP / coterie_panel_word_elements(method->words);
-    const bool spans = has_spans(method);
-    char *to = target->to, *span_to = target->spans;
+    const size_t size = COTERIE_SPAN /
+                        (size_t)coterie_panel_word_elements(method->words) *
+                        sizeof(uint32_t);
+    float *span = (float *)(to + coterie_panel_words_size(method, in));
 
-    for (uint32_t k = 0; k < in; k += GROUP) {
-        float last[GROUP] = {0}, span[2];
-        const float *group = x + k;
-        uint32_t words[GROUP];
-        if (in - k < GROUP)
-            group = memcpy(last, group, (in - k) * sizeof(*group));
-        method->group(method, group, words, span);
-        for (int i = 0; i < count; i++, to += target->stride)
-            memcpy(to, &words[i], sizeof(words[i]));
-        for (int i = 0; spans && i < 2; i++, span_to += target->stride)
-            memcpy(span_to, &span[i], sizeof(span[i]));
+    for (uint32_t k = 0; k < in; k += COTERIE_SPAN) {
+        float last[COTERIE_SPAN] = {0};
+        const float *from = x + k;
+
+        for (uint32_t i = 0; i < COTERIE_SPAN; i += LINE / sizeof(*x))
+            __builtin_prefetch(next + k + i, 0, 3);
+        if (in - k < COTERIE_SPAN)
+            from = memcpy(last, from, (in - k) * sizeof(*from));
+        method->span(method, from, to, span);
+        to += size;
+        span += COTERIE_SPAN_WORDS;
     }
 }

@@ -17,7 +17,8 @@ typedef struct job {
     uint32_t elements;     /* of a step */
     uint32_t steps, block; /* of a panel */
     uint32_t word;         /* elements of a word of x */
-    size_t row_size;       /* of x */
+    size_t words_size;     /* of a row of x, without its spans */
+    size_t row_size;
     size_t panel_stride;
     /* Bytes of the scales of a panel, and of a span of it (0: has no spans). */
     size_t scale_stride, scale_span;
@@ -51,22 +52,8 @@ coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
         panels->table[COTERIE_WORDS_BF16] != NULL)
         method.words = COTERIE_WORDS_BF16;
     method.tiles = &(*panels->table[method.words])[dtype - 1];
-    method.group = panels->group[method.words];
+    method.span = panels->span[method.words];
     return method;
-}
-
-void coterie_panel_pack(const coterie_panel_method_t *method, uint32_t rows,
-                        uint32_t in, const float *const *x, char *to)
-{
-    const uint32_t tiles = divide_up(rows, method->tiles->rows);
-    const size_t row_size = coterie_panel_row_size(method, in);
-
-    for (uint32_t tile = 0; tile < tiles; tile++) {
-        const uint32_t first = tile_first(rows, tiles, tile);
-        const uint32_t count = tile_first(rows, tiles, tile + 1) - first;
-        coterie_panel_pack_tile(method, count, in, x + first,
-                                to + first * row_size);
-    }
 }
 
 void coterie_panel_multiply(const coterie_panel_product_t *product)
@@ -94,6 +81,7 @@ static job_t job_of(const coterie_panel_product_t *product)
                                                       : COTERIE_BLOCK_FLOATS) /
                  elements,
         .word = (uint32_t)coterie_panel_word_elements(method->words),
+        .words_size = coterie_panel_words_size(method, product->in),
         .row_size = coterie_panel_row_size(method, product->in),
     };
 
@@ -165,17 +153,15 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
     const coterie_panel_product_t *product = job->product;
     const uint32_t steps = least(job->steps - step, job->block);
     const uint32_t first = tile_first(product->rows, job->count, tile);
-    const size_t rows =
-        tile_first(product->rows, job->count, tile + 1) - first;
     const size_t element = (size_t)step * job->elements;
-    const size_t groups = divide_up(product->in, COTERIE_PANEL_GROUP);
     const char *x = product->x + first * job->row_size;
 
     return (coterie_panel_tile_t){
-        .x = x + element / job->word * rows * 4,
-        .x_spans = x + (groups * COTERIE_PANEL_GROUP / job->word +
-                        element / COTERIE_PANEL_GROUP * 2) * rows * 4,
-        .x_rows = rows,
+        .x = x + element / job->word * 4,
+        .x_spans = x + job->words_size +
+                   element / COTERIE_SPAN * COTERIE_SPAN_WORDS * 4,
+        .x_stride = job->row_size,
+        .rows = tile_first(product->rows, job->count, tile + 1) - first,
         .weight = panel_at(job, panel, step),
         .panel_stride = job->panel_stride,
         .steps = steps,
@@ -191,8 +177,7 @@ static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
 static void tile_run(const job_t *job, uint32_t panel, uint32_t panels,
                      const coterie_panel_tile_t *tile)
 {
-    const uint32_t rows = (uint32_t)tile->x_rows;
-    const coterie_panel_kind_t *kind = &job->tiles->kind[rows - 1];
+    const coterie_panel_kind_t *kind = &job->tiles->kind[tile->rows - 1];
     const uint32_t step = (uint32_t)((size_t)(tile->weight -
                                               panel_at(job, panel, 0)) /
                                      COTERIE_PANEL_VECTOR);
@@ -209,10 +194,10 @@ static void tile_run(const job_t *job, uint32_t panel, uint32_t panels,
     }
     for (; panels > 0; panels--, panel++) {
         scales_at(job, panel, 1, step, &at);
-        for (uint32_t row = 0; row < rows; row++) {
+        for (uint32_t row = 0; row < tile->rows; row++) {
             coterie_panel_tile_t single = at;
-            single.x += row * 4;
-            single.x_spans += row * 4;
+            single.x += row * at.x_stride;
+            single.x_spans += row * at.x_stride;
             single.y += row * at.y_stride;
             job->tiles->single(&single);
         }

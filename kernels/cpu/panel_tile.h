@@ -10,15 +10,29 @@
 #if !defined(PANEL_DOT) /* no int8 words */
 #define PANEL_DOT(sum, raw, word) (sum)
 #endif
+/* Has the compiler keep a sum in a register of its own. */
+#if !defined(PANEL_HOLD)
+#define PANEL_HOLD(raw) ((void)0)
+#endif
 
-enum { FEW_ROWS = 2 };
+enum {
+    FEW_ROWS = 2,
+    UNITS_AT_ONCE = 4, /* of a loop's turn */
+    ROWS_NEAR = 3, /* that one address and a stride reach */
+    PLACES = (PANEL_ROWS + ROWS_NEAR - 1) / ROWS_NEAR
+};
 
 typedef struct panel_state {
-    vec_t total[PANEL_ROWS][COTERIE_PANELS_MAX]; /* of a block */
-    vec_t sum[PANEL_ROWS][COTERIE_PANELS_MAX];   /* of a span */
-    /* The same, of int8; in two halves where rows are few, so that one need not
+    /* Of a block: in registers, or far, in memory that the compiler believes it
+     * does not know, lest it move sums there that are needed at every step. */
+    vec_t total[PANEL_ROWS][COTERIE_PANELS_MAX];
+    float *far;
+    vec_t sum[PANEL_ROWS][COTERIE_PANELS_MAX]; /* of a span */
+    /* Of int8 products; in two halves where rows are few, so that one need not
      * wait for the other. Whole numbers have one sum in any order. */
     raw_t dot[2][PANEL_ROWS][COTERIE_PANELS_MAX];
+    const char *x[PLACES]; /* of the next step, of every third row */
+    size_t x_stride;
 } panel_state_t;
 
 /* Constants wherever they are inlined, so that the state lives in registers. */
@@ -29,21 +43,37 @@ typedef struct panel_shape {
     int elements; /* of a vector, for one output */
     int units;    /* words of x that they meet */
     int span;     /* elements that share a scale, or 0 */
+    int is_far;   /* totals are */
 } panel_shape_t;
 
 INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
                                  coterie_panel_words_t words);
 INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape);
+INLINE void panel_begin(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        panel_state_t *state);
 INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
                         panel_state_t *state);
-INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                        size_t span, panel_state_t *state);
+INLINE void panel_byte_spans(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, panel_state_t *state);
+INLINE void panel_steps(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        size_t step, size_t steps, panel_state_t *state);
+INLINE void panel_sums_clear(panel_shape_t shape, panel_state_t *state);
+INLINE vec_t panel_total(const panel_state_t *state, panel_shape_t shape,
+                         int row, int panel);
+INLINE void panel_total_set(panel_state_t *state, panel_shape_t shape, int row,
+                            int panel, vec_t v);
+INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, size_t group,
+                             panel_state_t *state);
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, panel_state_t *state);
+                       size_t step, int half, panel_state_t *state);
 INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int i, panel_state_t *state);
+                       size_t step, int i, int half, panel_state_t *state);
 INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t span, panel_state_t *state);
+                       size_t group, panel_state_t *state);
+INLINE void panel_fold_bytes(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, size_t span,
+                             panel_state_t *state);
 INLINE vec_t panel_dots(const panel_state_t *state, panel_shape_t shape,
                         int row, int panel);
 INLINE void panel_finish(const coterie_panel_tile_t *tile,
@@ -52,11 +82,10 @@ INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e);
 INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
 INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
                          int minimum);
-INLINE const char *panel_span(const coterie_panel_tile_t *tile,
-                              panel_shape_t shape, size_t span, int kind,
-                              int row);
-INLINE size_t panel_x_rows(const coterie_panel_tile_t *tile,
-                           panel_shape_t shape);
+INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
+                                   size_t span, size_t word);
+INLINE const char *panel_group_word(const coterie_panel_tile_t *tile, int row,
+                                    size_t group);
 
 #define PANEL(words, dtype, rows, panels)                                 \
     TARGET static void panel_##words##_##dtype##_##rows##x##panels(       \
@@ -77,94 +106,169 @@ INLINE panel_shape_t panel_shape(int rows, int panels, coterie_dtype_t dtype,
     shape.elements = (int)coterie_panel_elements(dtype);
     shape.units = shape.elements / coterie_panel_word_elements(words);
     shape.span = (int)coterie_panel_span(words, dtype);
+    shape.is_far = rows > FEW_ROWS && words == COTERIE_WORDS_INT8 &&
+                   dtype != COTERIE_DTYPE_INT8;
     return shape;
 }
 
 INLINE void panel_body(const coterie_panel_tile_t *tile, panel_shape_t shape)
 {
     panel_state_t state;
+    _Alignas(64) float far[PANEL_ROWS * COTERIE_PANELS_MAX * COTERIE_LANES];
 
-    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
-        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-            state.total[r][p] = state.sum[r][p] = vec_set(0);
-    if (shape.span > 0)
+    state.far = far;
+    OPAQUE(state.far);
+    panel_begin(tile, shape, &state);
+    if (shape.words == COTERIE_WORDS_INT8)
+        panel_byte_spans(tile, shape, &state);
+    else if (shape.span > 0)
         panel_spans(tile, shape, &state);
     else
         for (uint32_t step = 0; step < tile->steps; step++)
-            panel_step(tile, shape, step, &state);
+            panel_step(tile, shape, step, 0, &state);
     panel_finish(tile, shape, &state);
 }
 
-/* The last span may be a part of one. */
-INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
+INLINE void panel_begin(const coterie_panel_tile_t *tile, panel_shape_t shape,
                         panel_state_t *state)
-{
-    const uint32_t steps = (uint32_t)(shape.span / shape.elements);
-    const uint32_t spans = tile->steps / steps;
-
-    for (uint32_t span = 0; span < spans; span++) {
-        panel_clear(tile, shape, span, state);
-        if (shape.words == COTERIE_WORDS_F32)
-            for (uint32_t s = 0; s < steps; s++)
-                panel_step(tile, shape, span * steps + s, state);
-        else
-            UNROLL for (uint32_t s = 0; s < steps; s++)
-                panel_step(tile, shape, span * steps + s, state);
-        panel_fold(tile, shape, span, state);
-    }
-    if (spans * steps == tile->steps)
-        return;
-    panel_clear(tile, shape, spans, state);
-    for (uint32_t step = spans * steps; step < tile->steps; step++)
-        panel_step(tile, shape, step, state);
-    panel_fold(tile, shape, spans, state);
-}
-
-/* Weights of int8 products are unsigned, x is signed: what the shift adds to a
- * span's products is taken off from the start. */
-INLINE void panel_clear(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                        size_t span, panel_state_t *state)
 {
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-            if (shape.words != COTERIE_WORDS_INT8)
-                state->sum[r][p] = vec_set(0);
-            else if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-                state->dot[0][r][p] = state->dot[1][r][p] = raw_set(0);
-            else {
-                state->dot[0][r][p] =
-                    raw_set_from(panel_span(tile, shape, span, 1, r));
-                state->dot[1][r][p] = raw_set(0);
-            }
+            panel_total_set(state, shape, r, p, vec_set(0));
+    panel_sums_clear(shape, state);
+    state->x_stride = tile->x_stride;
+    UNROLL for (int i = 0; i < PLACES; i++) {
+        state->x[i] = tile->x + (size_t)(i * ROWS_NEAR) * tile->x_stride;
+        OPAQUE(state->x[i]);
+    }
 }
 
-/* One vector of weights of each panel. */
+/* Of weights; the last span may be a part of one. */
+INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        panel_state_t *state)
+{
+    const size_t steps = (size_t)(shape.span / shape.elements);
+    size_t span = 0, step = 0;
+
+    for (; step + steps <= tile->steps; span++, step += steps) {
+        panel_sums_clear(shape, state);
+        panel_steps(tile, shape, step, steps, state);
+        panel_fold(tile, shape, span, state);
+    }
+    if (step == tile->steps)
+        return;
+    panel_sums_clear(shape, state);
+    panel_steps(tile, shape, step, tile->steps - step, state);
+    panel_fold(tile, shape, span, state);
+}
+
+/* Of int8 x, each of which has one or four spans of weights. The last ones may
+ * be parts. */
+INLINE void panel_byte_spans(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, panel_state_t *state)
+{
+    const size_t steps = (size_t)(shape.span / shape.elements);
+    const size_t groups = (size_t)(COTERIE_SPAN / shape.span);
+    size_t span = 0, step = 0, group = 0;
+
+    for (; step < tile->steps; span++) {
+        panel_sums_clear(shape, state);
+        do {
+            panel_dots_clear(tile, shape, group, state);
+            if (step + steps <= tile->steps)
+                panel_steps(tile, shape, step, steps, state);
+            else
+                panel_steps(tile, shape, step, tile->steps - step, state);
+            panel_fold(tile, shape, group++, state);
+            step += steps;
+        } while (group % groups != 0 && step < tile->steps);
+        panel_fold_bytes(tile, shape, span, state);
+    }
+}
+
+INLINE void panel_steps(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                        size_t step, size_t steps, panel_state_t *state)
+{
+    const size_t at_once = shape.words == COTERIE_WORDS_F32
+                               ? 1
+                               : (size_t)(UNITS_AT_ONCE / shape.units);
+    const size_t end = step + steps, whole = end - steps % at_once;
+
+    while (step < whole)
+        UNROLL for (size_t s = 0; s < at_once; s++)
+            panel_step(tile, shape, step++, s & 1, state);
+    while (step < end)
+        panel_step(tile, shape, step++, 0, state);
+}
+
+INLINE void panel_sums_clear(panel_shape_t shape, panel_state_t *state)
+{
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+            state->sum[r][p] = vec_set(0);
+}
+
+INLINE vec_t panel_total(const panel_state_t *state, panel_shape_t shape,
+                         int row, int panel)
+{
+    const size_t at = (size_t)(row * shape.panels + panel) * COTERIE_LANES;
+    return shape.is_far ? vec_load(state->far + at) : state->total[row][panel];
+}
+
+INLINE void panel_total_set(panel_state_t *state, panel_shape_t shape, int row,
+                            int panel, vec_t v)
+{
+    const size_t at = (size_t)(row * shape.panels + panel) * COTERIE_LANES;
+    if (shape.is_far)
+        vec_store(state->far + at, v);
+    else
+        state->total[row][panel] = v;
+}
+
+/* Weights of int8 products are unsigned, x is signed: what the shift adds to a
+ * group's products is taken off from the start. */
+INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, size_t group,
+                             panel_state_t *state)
+{
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            state->dot[0][r][p] = state->dot[1][r][p] = raw_set(0);
+            if (shape.dtype == COTERIE_DTYPE_INT8)
+                state->dot[0][r][p] =
+                    raw_set_from(panel_span_word(tile, r, group, 1));
+            else if (shape.dtype != COTERIE_DTYPE_INT4_ZERO)
+                state->dot[0][r][p] =
+                    raw_set_from(panel_group_word(tile, r, group));
+            if (shape.rows > FEW_ROWS)
+                PANEL_HOLD(state->dot[0][r][p]);
+        }
+}
+
+/* One vector of weights of each panel; sums of bytes go into a half. */
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, panel_state_t *state)
+                       size_t step, int half, panel_state_t *state)
 {
     /* A single stream is for the processor to foresee. */
     if (shape.panels > 1 && tile->ahead != NULL)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
             __builtin_prefetch(tile->ahead + step * tile->ahead_step +
                                    (size_t)p * tile->panel_stride,
-                               0, 2);
+                               0, 3);
     UNROLL_ALL for (int i = 0; i < shape.units; i++)
-        panel_unit(tile, shape, step, i, state);
+        panel_unit(tile, shape, step, i, shape.units > 1 ? i : half, state);
+    UNROLL for (int i = 0; i * ROWS_NEAR < shape.rows; i++)
+        state->x[i] += shape.units * 4;
 }
 
 /* What meets the i-th words of the rows. */
 INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int i, panel_state_t *state)
+                       size_t step, int i, int half, panel_state_t *state)
 {
     /* Of two elements in a bf16 word the second comes first. */
     const int u = shape.words == COTERIE_WORDS_F32
                       ? coterie_panel_order(shape.elements, i ^ 1)
                       : i;
-    const int half =
-        shape.rows <= FEW_ROWS ? (shape.units > 1 ? i : (int)step) & 1 : 0;
-    const char *x =
-        tile->x + (step * (size_t)shape.units + (size_t)u) *
-                      panel_x_rows(tile, shape) * 4;
     vec_t w[COTERIE_PANELS_MAX];
     raw_t raw[COTERIE_PANELS_MAX];
 
@@ -180,48 +284,65 @@ INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
     }
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            const char *x = state->x[r / ROWS_NEAR] +
+                            (size_t)(r % ROWS_NEAR) * state->x_stride + u * 4;
             vec_t *const sum = &state->sum[r][p];
-            raw_t *const dot = &state->dot[half][r][p];
+            raw_t *const dot =
+                &state->dot[shape.rows <= FEW_ROWS ? half : 0][r][p];
             if (shape.words == COTERIE_WORDS_F32)
-                *sum = vec_fma(vec_set_from(x + r * 4), w[p], *sum);
+                *sum = vec_fma(vec_set_from(x), w[p], *sum);
             else if (shape.words == COTERIE_WORDS_BF16)
-                *sum = PANEL_DOT_PAIR(*sum, raw[p], x + r * 4);
+                *sum = PANEL_DOT_PAIR(*sum, raw[p], x);
             else
-                *dot = PANEL_DOT(*dot, raw[p], x + r * 4);
+                *dot = PANEL_DOT(*dot, raw[p], x);
         }
 }
 
-/* Adds a span to the block's sums, with its scales. */
+/* Adds a span of weights, with its scales: to the block's sums or, of int8
+ * products, to those of the span of x. */
 INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t span, panel_state_t *state)
+                       size_t group, panel_state_t *state)
 {
+    const int is_int8 = shape.words == COTERIE_WORDS_INT8;
     vec_t scale[COTERIE_PANELS_MAX], minimum[COTERIE_PANELS_MAX];
 
+    if (shape.dtype == COTERIE_DTYPE_INT8 && is_int8)
+        return;
     UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-        if (shape.dtype != COTERIE_DTYPE_INT8)
-            scale[p] = panel_scale(tile->scale[p], shape.dtype, span, 0);
-        if (shape.dtype == COTERIE_DTYPE_MXFP4 &&
-            shape.words == COTERIE_WORDS_INT8)
+        scale[p] = panel_scale(tile->scale[p], shape.dtype, group, 0);
+        if (shape.dtype == COTERIE_DTYPE_MXFP4 && is_int8)
             scale[p] = vec_mul(scale[p], vec_set(0.5f)); /* bytes: doubled */
         if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-            minimum[p] = panel_scale(tile->scale[p], shape.dtype, span, 1);
+            minimum[p] = panel_scale(tile->scale[p], shape.dtype, group, 1);
     }
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-            vec_t *const total = &state->total[r][p];
-            const int is_int8 = shape.words == COTERIE_WORDS_INT8;
+            vec_t *const to =
+                is_int8 ? &state->sum[r][p] : &state->total[r][p];
             const vec_t sum = is_int8 ? panel_dots(state, shape, r, p)
                                       : state->sum[r][p];
-            vec_t factor;
-            if (is_int8)
-                factor = vec_set_from(panel_span(tile, shape, span, 0, r));
-            if (shape.dtype != COTERIE_DTYPE_INT8)
-                factor = is_int8 ? vec_mul(factor, scale[p]) : scale[p];
-            *total = vec_fma(sum, factor, *total);
+            *to = vec_fma(sum, scale[p], *to);
             if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-                *total = vec_fma(
-                    vec_set_from(panel_span(tile, shape, span, 1, r)),
-                    minimum[p], *total);
+                *to = vec_fma(vec_set_from(panel_group_word(tile, r, group)),
+                              minimum[p], *to);
+        }
+}
+
+/* Adds a span of int8 x to the block's sums, with its scale. */
+INLINE void panel_fold_bytes(const coterie_panel_tile_t *tile,
+                             panel_shape_t shape, size_t span,
+                             panel_state_t *state)
+{
+    OPAQUE(state->far);
+    UNROLL_ALL for (int r = 0; r < shape.rows; r++)
+        UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
+            const vec_t sum = shape.dtype == COTERIE_DTYPE_INT8
+                                  ? panel_dots(state, shape, r, p)
+                                  : state->sum[r][p];
+            const vec_t scale = vec_set_from(panel_span_word(tile, r, span, 0));
+            panel_total_set(state, shape, r, p,
+                            vec_fma(sum, scale,
+                                    panel_total(state, shape, r, p)));
         }
 }
 
@@ -239,8 +360,8 @@ INLINE void panel_finish(const coterie_panel_tile_t *tile,
 {
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-            vec_t sum =
-                shape.span > 0 ? state->total[r][p] : state->sum[r][p];
+            vec_t sum = shape.span > 0 ? panel_total(state, shape, r, p)
+                                       : state->sum[r][p];
             float *y = tile->y + (size_t)r * tile->y_stride +
                        (size_t)p * COTERIE_LANES;
             if (shape.dtype == COTERIE_DTYPE_INT8)
@@ -302,19 +423,19 @@ INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
     }
 }
 
-INLINE const char *panel_span(const coterie_panel_tile_t *tile,
-                              panel_shape_t shape, size_t span, int kind,
-                              int row)
+/* Of the words behind a row: those of a span of x, and what belongs to 32 of its
+ * elements. */
+INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
+                                   size_t span, size_t word)
 {
-    return tile->x_spans + ((2 * span + (size_t)kind) *
-                                panel_x_rows(tile, shape) +
-                            (size_t)row) * 4;
+    return tile->x_spans + (size_t)row * tile->x_stride +
+           (span * COTERIE_SPAN_WORDS + word) * 4;
 }
 
-/* The smallest tile also takes single rows of others. */
-INLINE size_t panel_x_rows(const coterie_panel_tile_t *tile,
-                           panel_shape_t shape)
+INLINE const char *panel_group_word(const coterie_panel_tile_t *tile, int row,
+                                    size_t group)
 {
-    return shape.rows == 1 && shape.panels == 1 ? tile->x_rows
-                                                : (size_t)shape.rows;
+    enum { GROUPS_OF_SPAN = COTERIE_SPAN_WORDS - 1 };
+    return panel_span_word(tile, row, group / GROUPS_OF_SPAN,
+                           1 + group % GROUPS_OF_SPAN);
 }

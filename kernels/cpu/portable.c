@@ -278,15 +278,18 @@ VEC vec_t vec_load_e8m0(const char *from)
     return vec_load(words);
 }
 
-VEC float vec_largest(vec_t a, vec_t b)
+VEC vec_t vec_magnitude(vec_t v)
+{
+    EACH_PART v.part[i] = (four_t)((bits_t)v.part[i] & 0x7fffffff);
+    return v;
+}
+
+VEC float vec_largest(vec_t v)
 {
     float largest = 0;
-    for (int i = 0; i < COTERIE_LANES; i++) {
-        const float first = fabsf(a.part[i / 4][i % 4]);
-        const float second = fabsf(b.part[i / 4][i % 4]);
-        largest = first > largest ? first : largest;
-        largest = second > largest ? second : largest;
-    }
+    for (int i = 0; i < COTERIE_LANES; i++)
+        largest = v.part[i / 4][i % 4] > largest ? v.part[i / 4][i % 4]
+                                                 : largest;
     return largest;
 }
 
@@ -334,6 +337,6 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 #define TABLE_F32 coterie_table_portable_f32
 #define PANEL_DOT raw_dot
 #define TABLE_INT8 coterie_table_portable_int8
-#define GROUP_F32 coterie_group_portable_f32
-#define GROUP_INT8 coterie_group_portable_int8
+#define SPAN_F32 coterie_span_portable_f32
+#define SPAN_INT8 coterie_span_portable_int8
 #include "kernels/cpu/panel_tables.h"

@@ -4,6 +4,10 @@
 
 #define VEC INLINE
 
+#if defined(__GNUC__)
+#define PANEL_HOLD(raw) __asm__("" : "+v"(raw))
+#endif
+
 typedef __m512 vec_t;
 typedef __m512i raw_t;
 
@@ -266,10 +270,14 @@ VEC vec_t vec_load_e8m0(const char *from)
     return raw_floats(_mm512_mask_or_epi32(bits, nan, bits, raw_set(1 << 22)));
 }
 
-VEC float vec_largest(vec_t a, vec_t b)
+VEC vec_t vec_magnitude(vec_t v)
 {
-    return _mm512_reduce_max_ps(
-        _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    return _mm512_abs_ps(v);
+}
+
+VEC float vec_largest(vec_t v)
+{
+    return _mm512_reduce_max_ps(v);
 }
 
 /* Whole numbers from -127 to 127. */
