@@ -55,6 +55,12 @@ typedef struct coterie_device_ops {
     /* The status of a launch that returned `error`. */
     coterie_status_t (*launched)(coterie_device_t *d, const char *kernel,
                                  int error);
+    /* Between these, what is queued on the compute stream is kept instead of
+     * done: a graph, of which every replay queues all that. */
+    coterie_status_t (*capture_begin)(coterie_device_t *d);
+    coterie_status_t (*capture_end)(coterie_device_t *d, void **graph_p);
+    coterie_status_t (*replay)(coterie_device_t *d, void *graph);
+    void (*graph_release)(coterie_device_t *d, void *graph); /* or NULL */
     void (*close)(coterie_device_t *d);
 } coterie_device_ops_t;
 

@@ -256,6 +256,46 @@ static coterie_status_t cuda_launched(coterie_device_t *d, const char *kernel,
     return failed(d, kernel, (cudaError_t)error);
 }
 
+/* Of this thread's calls: other ranks' threads go on as they do. */
+static coterie_status_t cuda_capture_begin(coterie_device_t *d)
+{
+    return failed(d, "cudaStreamBeginCapture",
+                  cudaStreamBeginCapture(d->stream[COTERIE_STREAM_COMPUTE],
+                                         cudaStreamCaptureModeThreadLocal));
+}
+
+static coterie_status_t cuda_capture_end(coterie_device_t *d, void **graph_p)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    coterie_status_t status =
+        failed(d, "cudaStreamEndCapture",
+               cudaStreamEndCapture(d->stream[COTERIE_STREAM_COMPUTE],
+                                    &graph));
+
+    if (status != COTERIE_OK)
+        return status;
+    status = failed(d, "cudaGraphInstantiate",
+                    cudaGraphInstantiate(&exec, graph, 0));
+    cudaGraphDestroy(graph);
+    if (status == COTERIE_OK)
+        *graph_p = exec;
+    return status;
+}
+
+static coterie_status_t cuda_replay(coterie_device_t *d, void *graph)
+{
+    return failed(d, "cudaGraphLaunch",
+                  cudaGraphLaunch(graph, d->stream[COTERIE_STREAM_COMPUTE]));
+}
+
+static void cuda_graph_release(coterie_device_t *d, void *graph)
+{
+    (void)d;
+    if (graph != NULL)
+        cudaGraphExecDestroy(graph);
+}
+
 static void cuda_close(coterie_device_t *d)
 {
     cuda_device_t *c = (cuda_device_t *)d;
@@ -289,6 +329,10 @@ static const coterie_device_ops_t cuda_ops = {
     .order = cuda_order,
     .wait = cuda_wait,
     .launched = cuda_launched,
+    .capture_begin = cuda_capture_begin,
+    .capture_end = cuda_capture_end,
+    .replay = cuda_replay,
+    .graph_release = cuda_graph_release,
     .close = cuda_close};
 
 coterie_status_t coterie_device_open_cuda(uint32_t index,

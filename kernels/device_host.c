@@ -18,6 +18,8 @@ static int host_sort(void *stream, const coterie_gpu_pairs_t *pairs);
 static int host_ffn(void *stream, const coterie_gpu_ffn_t *ffn);
 static int host_combine(void *stream, const coterie_gpu_combine_t *combine);
 static int host_router(void *stream, const coterie_gpu_router_t *router);
+static coterie_status_t host_launched(coterie_device_t *d, const char *kernel,
+                                      int error);
 static void tiles_write(const coterie_gpu_pairs_t *pairs);
 static void tile_compute(const coterie_gpu_ffn_t *ffn,
                          const coterie_gpu_tile_t *tile, float *x,
@@ -100,7 +102,10 @@ static coterie_status_t host_copy(coterie_device_t *d,
                                   coterie_stream_t stream, void *to,
                                   const void *from, size_t size)
 {
-    (void)d, (void)stream;
+    if (d->stream[stream] != NULL)
+        return host_launched(d, "a copy",
+                             coterie_host_keep_copy(d->stream[stream], to,
+                                                    from, size));
     memmove(to, from, size);
     return COTERIE_OK;
 }
@@ -109,7 +114,10 @@ static coterie_status_t host_fill(coterie_device_t *d,
                                   coterie_stream_t stream, void *to, int byte,
                                   size_t size)
 {
-    (void)d, (void)stream;
+    if (d->stream[stream] != NULL)
+        return host_launched(d, "a fill",
+                             coterie_host_keep_fill(d->stream[stream], to,
+                                                    byte, size));
     memset(to, byte, size);
     return COTERIE_OK;
 }
@@ -158,6 +166,10 @@ static const coterie_device_ops_t host_ops = {
     .order = host_order,
     .wait = host_wait,
     .launched = host_launched,
+    .capture_begin = coterie_host_capture_begin,
+    .capture_end = coterie_host_capture_end,
+    .replay = coterie_host_replay,
+    .graph_release = coterie_host_graph_release,
     .close = host_close};
 
 coterie_status_t coterie_device_open_host(coterie_device_t **device_p)

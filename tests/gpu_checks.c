@@ -228,6 +228,7 @@ const gpu_check_t gpu_checks[] = {
     {"says_that_rows_were_too_many", says_that_rows_were_too_many},
     {"names_the_rank_that_does_not_answer",
      names_the_rank_that_does_not_answer},
+    {"replays_a_layer_from_a_graph", replays_a_layer_from_a_graph},
     {"goes_on_without_a_rank", goes_on_without_a_rank},
     {NULL, NULL}};
 

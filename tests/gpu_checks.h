@@ -19,6 +19,7 @@ bool dispatches_among_many_experts(coterie_device_t *device);
 bool dispatches_where_no_window_is_in_reach(coterie_device_t *device);
 bool says_that_rows_were_too_many(coterie_device_t *device);
 bool names_the_rank_that_does_not_answer(coterie_device_t *device);
+bool replays_a_layer_from_a_graph(coterie_device_t *device);
 bool goes_on_without_a_rank(coterie_device_t *device);
 
 /* Ends with a NULL name. */

@@ -134,6 +134,46 @@ bool names_the_rank_that_does_not_answer(coterie_device_t *device)
     return held;
 }
 
+/* A layer is captured, and then has the results that it has when it is queued,
+ * as often as it is replayed. */
+bool replays_a_layer_from_a_graph(coterie_device_t *device)
+{
+    const plan_t plan = plan_draw(0);
+    ranks_t *r = ranks_open(device, &plan);
+    rows_t want[RANKS_MAX];
+    void *graph = NULL;
+    bool held = true;
+
+    rows_begin(r);
+    rows_choose(r, 0);
+    rows_upload(r);
+    must(layer_queue(r, 0, plan.ranks));
+    for (uint32_t rank = 0; rank < plan.ranks; rank++)
+        want[rank] = rows_download(r, rank);
+    must(device->ops->capture_begin(device));
+    must(layer_queue(r, 0, plan.ranks));
+    must(device->ops->capture_end(device, &graph));
+    for (int time = 0; time < 2; time++) {
+        for (uint32_t rank = 0; rank < plan.ranks; rank++)
+            must(device->ops->fill(device, COTERIE_STREAM_COMPUTE,
+                                   r->out[rank].hidden, POISON,
+                                   plan.max_rows * plan.hidden * 2));
+        must(device->ops->replay(device, graph));
+        for (uint32_t rank = 0; rank < plan.ranks; rank++) {
+            rows_t got = rows_download(r, rank);
+            held = held && got.count == want[rank].count &&
+                   same("a replay", got.hidden, want[rank].hidden,
+                        got.count * plan.hidden * sizeof(*got.hidden));
+            rows_free(&got);
+        }
+    }
+    for (uint32_t rank = 0; rank < plan.ranks; rank++)
+        rows_free(&want[rank]);
+    device->ops->graph_release(device, graph);
+    ranks_close(r);
+    return held;
+}
+
 bool goes_on_without_a_rank(coterie_device_t *device)
 {
     bool held = true;

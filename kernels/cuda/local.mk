@@ -13,7 +13,8 @@ coterie_cuda_sources = kernels/cuda/combine.cu \
 	kernels/cuda/router.cu kernels/cuda/sort.cu
 libcoterie_la_SOURCES += kernels/device.c kernels/device.h \
 	kernels/device_host.c kernels/device_host.h \
-	kernels/device_host_dispatch.c $(coterie_cuda_headers)
+	kernels/device_host_dispatch.c kernels/device_host_graph.c \
+	$(coterie_cuda_headers)
 libcoterie_la_CFLAGS += $(CUDA_CFLAGS)
 libcoterie_la_LIBADD += $(CUDA_LIBS)
 if HAVE_CUDA
