@@ -6,6 +6,11 @@
 #include "base/error.h"
 #include "kernels/device.h"
 
+struct coterie_graph {
+    coterie_device_t *device;
+    void *backend; /* the device's own */
+};
+
 static coterie_status_t index_read(const char *text, uint32_t *index_p);
 
 coterie_status_t coterie_device_open(const char *name,
@@ -30,6 +35,71 @@ void coterie_device_close(coterie_device_t *device)
 {
     if (device != NULL)
         device->ops->close(device);
+}
+
+void *coterie_device_stream(coterie_device_t *device)
+{
+    return device->stream[COTERIE_STREAM_COMPUTE];
+}
+
+coterie_status_t coterie_device_allocate(coterie_device_t *device, size_t size,
+                                         void **p)
+{
+    return device->ops->allocate(device, size, p);
+}
+
+void coterie_device_release(coterie_device_t *device, void *p)
+{
+    device->ops->release(device, p);
+}
+
+coterie_status_t coterie_device_copy(coterie_device_t *device, void *to,
+                                     const void *from, size_t size)
+{
+    return device->ops->copy(device, COTERIE_STREAM_COMPUTE, to, from, size);
+}
+
+coterie_status_t coterie_device_wait(coterie_device_t *device)
+{
+    return device->ops->wait(device, COTERIE_STREAM_COMPUTE);
+}
+
+coterie_status_t coterie_graph_begin(coterie_device_t *device)
+{
+    return device->ops->capture_begin(device);
+}
+
+coterie_status_t coterie_graph_end(coterie_device_t *device,
+                                   coterie_graph_t **graph_p)
+{
+    coterie_graph_t *graph = malloc(sizeof(*graph));
+    void *backend = NULL;
+    coterie_status_t status = device->ops->capture_end(device, &backend);
+
+    if (status == COTERIE_OK && graph == NULL) {
+        device->ops->graph_release(device, backend);
+        status = coterie_fail_memory(sizeof(*graph), "a graph");
+    }
+    if (status != COTERIE_OK) {
+        free(graph);
+        return status;
+    }
+    *graph = (coterie_graph_t){device, backend};
+    *graph_p = graph;
+    return COTERIE_OK;
+}
+
+coterie_status_t coterie_graph_replay(coterie_graph_t *graph)
+{
+    return graph->device->ops->replay(graph->device, graph->backend);
+}
+
+void coterie_graph_destroy(coterie_graph_t *graph)
+{
+    if (graph == NULL)
+        return;
+    graph->device->ops->graph_release(graph->device, graph->backend);
+    free(graph);
 }
 
 /* ":N" */

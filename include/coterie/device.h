@@ -40,6 +40,37 @@ COTERIE_API coterie_status_t coterie_device_open(const char *name,
 /** Accepts NULL. Nothing may use its memory any more. */
 COTERIE_API void coterie_device_close(coterie_device_t *device);
 
+/** What the runtime queues its work on: a cudaStream_t, for engines that bring
+ * CUDA of their own; NULL on "host". Not while a capture lasts. */
+COTERIE_API void *coterie_device_stream(coterie_device_t *device);
+
+/** Memory of the device, aligned to 16 bytes. On "cuda", cudaMalloc's: an
+ * engine may as well bring its own. */
+COTERIE_API coterie_status_t coterie_device_allocate(coterie_device_t *device,
+                                                     size_t size, void **p);
+/** Accepts NULL. */
+COTERIE_API void coterie_device_release(coterie_device_t *device, void *p);
+
+/** Queues a copy, in any direction. */
+COTERIE_API coterie_status_t coterie_device_copy(coterie_device_t *device,
+                                                 void *to, const void *from,
+                                                 size_t size);
+
+/** Waits for all that is queued. */
+COTERIE_API coterie_status_t coterie_device_wait(coterie_device_t *device);
+
+/** What was queued between begin and end, to be queued again as a whole: a
+ * CUDA graph. Begin keeps what this thread queues instead of doing it; copies
+ * read and write their memory at every replay. */
+typedef struct coterie_graph coterie_graph_t;
+
+COTERIE_API coterie_status_t coterie_graph_begin(coterie_device_t *device);
+COTERIE_API coterie_status_t coterie_graph_end(coterie_device_t *device,
+                                               coterie_graph_t **graph_p);
+COTERIE_API coterie_status_t coterie_graph_replay(coterie_graph_t *graph);
+/** Accepts NULL. Before its device is closed. */
+COTERIE_API void coterie_graph_destroy(coterie_graph_t *graph);
+
 #ifdef __cplusplus
 }
 #endif
