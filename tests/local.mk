@@ -61,6 +61,8 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/test_rendezvous.c \
 	tests/test_nccl.c \
 	tests/test_bank_cache.c
+tests_run_SOURCES += tests/test_amx.c tests/emulated/amx.c \
+	tests/emulated/amx.h
 tests_run_CPPFLAGS = $(AM_CPPFLAGS)
 tests_run_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS) $(JANSSON_CFLAGS) \
 	$(LIBZIP_CFLAGS)

@@ -11,7 +11,8 @@
 #include "tests/panel_data.h"
 
 static const char *const isas[] = {"portable",    "avx2",        "avx512",
-                                   "avx512-vnni", "avx512-bf16", NULL};
+                                   "avx512-vnni", "avx512-bf16", "avx512-amx",
+                                   NULL};
 
 enum { ISAS = sizeof(isas) / sizeof(isas[0]) - 1 };
 
@@ -250,4 +251,58 @@ void row_round(coterie_compute_t compute, uint32_t in, const float *x,
     }
     for (uint32_t k = 0; compute == COTERIE_COMPUTE_INT8 && k < in; k += 128)
         group_round(in - k < 128 ? in - k : 128, x + k, rounded + k);
+}
+
+void matrix_multiply(const matrix_t *matrix,
+                     const coterie_panel_method_t *method, uint32_t rows,
+                     const float *x, float *y)
+{
+    const uint32_t panels = (matrix->out + 15) / 16;
+    const float **row = malloc((rows + 1) * sizeof(*row));
+    char *words = malloc(rows * coterie_panel_row_size(method, matrix->in));
+    for (uint32_t r = 0; r < rows; r++)
+        row[r] = x + (size_t)r * matrix->in;
+    coterie_panel_pack(method, rows, matrix->in, row, words);
+    coterie_panel_multiply(&(coterie_panel_product_t){
+        .method = method,
+        .rows = rows,
+        .in = matrix->in,
+        .panels = panels,
+        .weight = matrix->panels,
+        .scale = matrix->scales,
+        .x = words,
+        .y = y,
+        .y_stride = (size_t)panels * 16,
+    });
+    free(words);
+    free(row);
+}
+
+void expect_matrix_product(const matrix_t *matrix,
+                           const coterie_panel_method_t *method, uint32_t rows,
+                           const float *x)
+{
+    const size_t stride = ((size_t)matrix->out + 15) / 16 * 16;
+    /* What is added to weights of this kind, and taken off again. */
+    const double shift = matrix->dtype == COTERIE_DTYPE_INT4_ZERO ? 0.1 : 0;
+    float *y = malloc(rows * stride * sizeof(*y));
+    double *rounded = malloc((matrix->in + 1) * sizeof(*rounded));
+    matrix_multiply(matrix, method, rows, x, y);
+    for (uint32_t r = 0; r < rows; r++) {
+        row_round(method->compute, matrix->in, x + (size_t)r * matrix->in, rounded);
+        for (uint32_t o = 0; o < matrix->out; o++) {
+            const double *value = matrix->value + (size_t)o * matrix->in;
+            double want = 0, magnitude = 0;
+            for (uint32_t k = 0; k < matrix->in; k++) {
+                const double term = rounded[k] * value[k];
+                want += term;
+                if (isfinite(term))
+                    magnitude += fabs(term) + shift * fabs(rounded[k]);
+            }
+            expect_close(y[r * stride + o], want,
+                         tolerance(matrix->in, magnitude));
+        }
+    }
+    free(rounded);
+    free(y);
 }

@@ -6,6 +6,8 @@
 
 #include <coterie/coterie.h>
 
+#include "kernels/cpu/panel.h"
+
 typedef struct panel_variant {
     int isa;
     coterie_dtype_t dtype;
@@ -36,6 +38,16 @@ void matrix_free(matrix_t *matrix);
 /* What a row of x means to a compute mode. */
 void row_round(coterie_compute_t compute, uint32_t in, const float *x,
                double *rounded);
+
+/* Into y [rows, outputs in whole panels]. */
+void matrix_multiply(const matrix_t *matrix,
+                     const coterie_panel_method_t *method, uint32_t rows,
+                     const float *x, float *y);
+
+/* That it is what double precision gives, within the tolerance. */
+void expect_matrix_product(const matrix_t *matrix,
+                           const coterie_panel_method_t *method, uint32_t rows,
+                           const float *x);
 
 int compute_exists(coterie_dtype_t dtype, coterie_compute_t compute);
 

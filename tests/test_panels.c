@@ -14,59 +14,24 @@
 #include "tests/kernels_data.h"
 #include "tests/panel_data.h"
 
-/* Into y [rows, outputs in whole panels]. */
+static coterie_panel_method_t method_of(const matrix_t *matrix,
+                                        coterie_compute_t compute)
+{
+    return coterie_panel_method(coterie_cpu_panels(), matrix->dtype, compute);
+}
+
 static void multiply(const matrix_t *matrix, coterie_compute_t compute,
                      uint32_t rows, const float *x, float *y)
 {
-    const coterie_panel_method_t method =
-        coterie_panel_method(coterie_cpu_panels(), matrix->dtype, compute);
-    const uint32_t panels = (matrix->out + 15) / 16;
-    const float **row = malloc((rows + 1) * sizeof(*row));
-    char *words = malloc(rows * coterie_panel_row_size(&method, matrix->in));
-    for (uint32_t r = 0; r < rows; r++)
-        row[r] = x + (size_t)r * matrix->in;
-    coterie_panel_pack(&method, rows, matrix->in, row, words);
-    coterie_panel_multiply(&(coterie_panel_product_t){
-        .method = &method,
-        .rows = rows,
-        .in = matrix->in,
-        .panels = panels,
-        .weight = matrix->panels,
-        .scale = matrix->scales,
-        .x = words,
-        .y = y,
-        .y_stride = (size_t)panels * 16,
-    });
-    free(words);
-    free(row);
+    const coterie_panel_method_t method = method_of(matrix, compute);
+    matrix_multiply(matrix, &method, rows, x, y);
 }
 
 static void expect_product(const matrix_t *matrix, coterie_compute_t compute,
                            uint32_t rows, const float *x)
 {
-    const size_t stride = ((size_t)matrix->out + 15) / 16 * 16;
-    /* What is added to weights of this kind, and taken off again. */
-    const double shift = matrix->dtype == COTERIE_DTYPE_INT4_ZERO ? 0.1 : 0;
-    float *y = malloc(rows * stride * sizeof(*y));
-    double *rounded = malloc((matrix->in + 1) * sizeof(*rounded));
-    multiply(matrix, compute, rows, x, y);
-    for (uint32_t r = 0; r < rows; r++) {
-        row_round(compute, matrix->in, x + (size_t)r * matrix->in, rounded);
-        for (uint32_t o = 0; o < matrix->out; o++) {
-            const double *value = matrix->value + (size_t)o * matrix->in;
-            double want = 0, magnitude = 0;
-            for (uint32_t k = 0; k < matrix->in; k++) {
-                const double term = rounded[k] * value[k];
-                want += term;
-                if (isfinite(term))
-                    magnitude += fabs(term) + shift * fabs(rounded[k]);
-            }
-            expect_close(y[r * stride + o], want,
-                         tolerance(matrix->in, magnitude));
-        }
-    }
-    free(rounded);
-    free(y);
+    const coterie_panel_method_t method = method_of(matrix, compute);
+    expect_matrix_product(matrix, &method, rows, x);
 }
 
 ParameterizedTestParameters(panels, agree_with_double_precision)
@@ -206,6 +171,11 @@ ParameterizedTest(panel_variant_t *v, panels,
     free(rounded);
 }
 
+static int is_amx(int isa)
+{
+    return strcmp(panel_isa_name(isa), "avx512-amx") == 0;
+}
+
 /* The bits of some products with one instruction set, computed in a process of
  * its own; 0 if the processor lacks it. */
 static uint64_t digest_of_isa(int isa, coterie_dtype_t dtype,
@@ -260,6 +230,9 @@ Test(panels, have_the_same_bits_on_all_instruction_sets_that_fuse)
                 continue;
             first = digest_apart(1, dtype, compute);
             for (int isa = 2; first != 0 && panel_isa_name(isa); isa++) {
+                if (compute == COTERIE_COMPUTE_BF16 &&
+                    dtype == COTERIE_DTYPE_BF16 && is_amx(isa))
+                    continue; /* has an order of its own */
                 const uint64_t digest = digest_apart(isa, dtype, compute);
                 cr_expect(digest == 0 || digest == first,
                           "%s, dtype %d, compute %d", panel_isa_name(isa), d,

@@ -55,10 +55,11 @@ COTERIE_API coterie_status_t coterie_router_topk(
     int32_t *topk_ids, float *topk_weights);
 
 /** Name of the instruction set in use: "portable", "avx2", "avx512",
- * "avx512-vnni" or "avx512-bf16". Chosen once, by what the processor has and
- * COTERIE_ISA (one of these names). All but portable, which does not fuse
- * multiplication and addition, give the same bits; COTERIE_COMPUTE_BF16 alone
- * gives others with avx512-bf16 where there are denormals. */
+ * "avx512-vnni", "avx512-bf16" or "avx512-amx". Chosen once, by what the
+ * processor and the operating system allow, and COTERIE_ISA (one of these
+ * names). All but portable, which does not fuse multiplication and addition,
+ * give the same bits; COTERIE_COMPUTE_BF16 alone gives others with avx512-bf16
+ * where there are denormals, and with avx512-amx for weights in bf16. */
 COTERIE_API const char *coterie_kernels_isa(void);
 
 #ifdef __cplusplus

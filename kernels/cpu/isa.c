@@ -8,6 +8,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/cpu/cpu.h"
 
@@ -26,23 +30,34 @@ static const choice_t choices[] = {
     {"portable",
      &coterie_cpu_portable,
      {{TABLE(portable, f32), NULL, TABLE(portable, int8)},
+      {NULL, NULL, NULL},
       {SPAN(portable, f32), NULL, SPAN(portable, int8)}}},
 #if defined(__x86_64__)
     {"avx2",
      &coterie_cpu_avx2,
      {{TABLE(avx2, f32), NULL, TABLE(avx2, int8)},
+      {NULL, NULL, NULL},
       {SPAN(avx2, f32), NULL, SPAN(avx2, int8)}}},
     {"avx512",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), NULL, TABLE(avx512, int8)},
+      {NULL, NULL, NULL},
       {SPAN(avx512, f32), NULL, SPAN(avx512, int8)}}},
     {"avx512-vnni",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), NULL, TABLE(avx512_vnni, int8)},
+      {NULL, NULL, NULL},
       {SPAN(avx512, f32), NULL, SPAN(avx512, int8)}}},
     {"avx512-bf16",
      &coterie_cpu_avx512,
      {{TABLE(avx512, f32), TABLE(avx512_bf16, bf16), TABLE(avx512_vnni, int8)},
+      {NULL, NULL, NULL},
+      {SPAN(avx512, f32), SPAN(avx512_bf16, bf16),
+       SPAN(avx512, int8)}}},
+    {"avx512-amx",
+     &coterie_cpu_avx512,
+     {{TABLE(avx512, f32), TABLE(avx512_bf16, bf16), TABLE(avx512_vnni, int8)},
+      {NULL, TABLE(amx, bf16), TABLE(amx, int8)},
       {SPAN(avx512, f32), SPAN(avx512_bf16, bf16),
        SPAN(avx512, int8)}}},
 #endif
@@ -52,6 +67,9 @@ enum { CHOICE_COUNT = sizeof(choices) / sizeof(choices[0]) };
 
 static void choose(void);
 static size_t available_count(void);
+#if defined(__x86_64__)
+static int amx_allowed(void);
+#endif
 static const choice_t *forced(const char *name, size_t available);
 
 static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
@@ -103,6 +121,7 @@ static size_t available_count(void)
         __builtin_cpu_supports("avx512vnni"),
         __builtin_cpu_supports("avx512bf16") &&
             __builtin_cpu_supports("avx512vbmi"),
+        amx_allowed(),
     };
 
     _Static_assert(sizeof(has) / sizeof(has[0]) == CHOICE_COUNT - 1,
@@ -112,6 +131,30 @@ static size_t available_count(void)
 #endif
     return count;
 }
+
+/* Its registers are large: Linux saves them for those who ask. */
+#if defined(__x86_64__)
+static int amx_allowed(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18, OSXSAVE = 1 << 27 };
+    enum { TILE = 1 << 24, BF16 = 1 << 22, INT8 = 1 << 25 };
+    const unsigned all = TILE | BF16 | INT8;
+    unsigned a, b, c, d, low, high;
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & OSXSAVE) == 0 ||
+        !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & all) != all)
+        return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    (void)high;
+    if ((low >> (TILE_DATA - 1) & 3) != 3)
+        return 0;
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+#endif
 
 static const choice_t *forced(const char *name, size_t available)
 {

@@ -88,6 +88,7 @@ struct coterie_panel_method {
 /* By words; where bf16 words have no tiles, their values go as f32. */
 typedef struct coterie_cpu_panels {
     const coterie_panel_table_t *table[3];
+    const coterie_panel_table_t *better[3]; /* NULL, or for some dtypes */
     coterie_panel_span_fn span[3];
 } coterie_cpu_panels_t;
 

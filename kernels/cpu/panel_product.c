@@ -52,6 +52,9 @@ coterie_panel_method_t coterie_panel_method(const coterie_cpu_panels_t *panels,
         panels->table[COTERIE_WORDS_BF16] != NULL)
         method.words = COTERIE_WORDS_BF16;
     method.tiles = &(*panels->table[method.words])[dtype - 1];
+    if (panels->better[method.words] != NULL &&
+        (*panels->better[method.words])[dtype - 1].rows > 0)
+        method.tiles = &(*panels->better[method.words])[dtype - 1];
     method.span = panels->span[method.words];
     return method;
 }

@@ -3,6 +3,8 @@
  * of int8 products) and its functions, TARGET and INLINE. PANEL makes one tile;
  * panel_tables.h says which ones there are. */
 
+#include "kernels/cpu/panel_read.h"
+
 #if !defined(PANEL_PAIR) /* no bf16 words here */
 #define PANEL_PAIR(weight, dtype, unit) raw_load(weight)
 #define PANEL_DOT_PAIR(sum, raw, word) (sum)
@@ -79,13 +81,6 @@ INLINE vec_t panel_dots(const panel_state_t *state, panel_shape_t shape,
 INLINE void panel_finish(const coterie_panel_tile_t *tile,
                          panel_shape_t shape, panel_state_t *state);
 INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e);
-INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
-INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
-                         int minimum);
-INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
-                                   size_t span, size_t word);
-INLINE const char *panel_group_word(const coterie_panel_tile_t *tile, int row,
-                                    size_t group);
 
 #define PANEL(words, dtype, rows, panels)                                 \
     TARGET static void panel_##words##_##dtype##_##rows##x##panels(       \
@@ -393,49 +388,4 @@ INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e)
     default:
         return raw_nibble(raw, e % 4 * 8 + e / 4 * 4, dtype);
     }
-}
-
-/* Four elements of each output as unsigned bytes: shifted by 128, 8, 0 or,
- * doubled, by 12. */
-INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit)
-{
-    const raw_t raw = raw_load(weight);
-    raw_t half;
-
-    if (coterie_panel_elements(dtype) == 4)
-        return raw_xor(raw, 0x80808080);
-    half = raw_and(unit == 0 ? raw : raw_shift_right(raw, 4), 0x0f0f0f0f);
-    return dtype == COTERIE_DTYPE_MXFP4 ? raw_mxfp4_bytes(half) : half;
-}
-
-INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
-                         int minimum)
-{
-    switch (dtype) {
-    case COTERIE_DTYPE_FP8:
-        return vec_set_from(scale + span * sizeof(float));
-    case COTERIE_DTYPE_MXFP4:
-        return vec_load_e8m0(scale + span * COTERIE_PANEL_OUTPUTS);
-    case COTERIE_DTYPE_INT4_ZERO:
-        return vec_load_f16(scale + (2 * span + (size_t)minimum) * 32);
-    default:
-        return vec_load_f16(scale + span * 32);
-    }
-}
-
-/* Of the words behind a row: those of a span of x, and what belongs to 32 of its
- * elements. */
-INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
-                                   size_t span, size_t word)
-{
-    return tile->x_spans + (size_t)row * tile->x_stride +
-           (span * COTERIE_SPAN_WORDS + word) * 4;
-}
-
-INLINE const char *panel_group_word(const coterie_panel_tile_t *tile, int row,
-                                    size_t group)
-{
-    enum { GROUPS_OF_SPAN = COTERIE_SPAN_WORDS - 1 };
-    return panel_span_word(tile, row, group / GROUPS_OF_SPAN,
-                           1 + group % GROUPS_OF_SPAN);
 }
