@@ -98,10 +98,12 @@ tests_run_SOURCES += tests/gpu_checks.c tests/gpu_checks.h \
 tests_run_LDADD += tests/libemulated.la -lstdc++
 
 if HAVE_NCCL
-tests_run_SOURCES += tests/fake_nccl.c tests/fake_nccl.h
+tests_run_SOURCES += tests/fake_nccl.c tests/fake_nccl.h \
+	tests/test_nccl_dispatch.c
 tests_run_CFLAGS += $(NCCL_CFLAGS) $(CUDA_CFLAGS)
 else
-EXTRA_DIST += tests/fake_nccl.c tests/fake_nccl.h
+EXTRA_DIST += tests/fake_nccl.c tests/fake_nccl.h \
+	tests/test_nccl_dispatch.c
 endif
 
 # On a machine with a GPU; elsewhere every check says that it was skipped.
