@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/lift.h"
 #include "tools/rank.h"
 #include "tools/report.h"
 
@@ -127,10 +128,7 @@ static coterie_status_t device_open(rank_t *r, uint32_t max_rows)
         return coterie_bank_move_tiered(r->bank, r->device, max_rows, k,
                                         r->job->device_budget / r->count);
     status = coterie_bank_move(r->bank, r->device, max_rows, k);
-    if (status == COTERIE_OK && r->job->dispatcher != NULL)
-        status = coterie_dispatcher_register(r->job->dispatcher, r->index,
-                                             r->bank);
-    return status;
+    return status == COTERIE_OK ? lift_join(r) : status;
 }
 
 static coterie_status_t arrays_create(rank_t *r)
@@ -205,7 +203,7 @@ static coterie_status_t session_open(rank_t *r, uint32_t max_rows)
     options.placement = job->placement;
     options.bank = r->bank;
     options.engine = decoder_engine(r->decoder);
-    options.dispatcher = r->job->dispatcher;
+    options.dispatcher = r->dispatcher;
     options.hidden = c->hidden;
     options.k = c->k;
     options.max_rows = max_rows;
@@ -257,6 +255,7 @@ static void rank_close(rank_t *r)
     coterie_session_destroy(r->session);
     decoder_destroy(r->decoder);
     coterie_trace_recorder_destroy(r->recorder);
+    lift_leave(r);
     coterie_bank_destroy(r->bank);
     coterie_device_close(r->device);
     free(r->tokens);

@@ -16,6 +16,8 @@ typedef struct rank {
     uint32_t index, count;
     coterie_device_t *device; /* NULL: the processor computes experts */
     coterie_bank_t *bank;
+    coterie_fabric_t *fabric; /* of its own; NULL: none, or the job's */
+    coterie_dispatcher_t *dispatcher; /* or the job's */
     coterie_trace_recorder_t *recorder;
     decoder_t *decoder;
     coterie_session_t *session; /* until its last step */
