@@ -12,16 +12,20 @@
 #include "base/error.h"
 #include "runtime/fabric.h"
 
+enum { ACTIVE = 1, HERE = 2 };
+
 typedef struct local_fabric {
     coterie_fabric_t base; /* first: a fabric is this */
     char **window;         /* [rank_count] */
     pthread_mutex_t lock;  /* of what follows */
     pthread_cond_t met;
     uint32_t active, arrived; /* ranks */
+    uint8_t *state;           /* [rank_count]: bits, of those below */
     uint32_t meeting;         /* how many have been */
     bool aborted;
 } local_fabric_t;
 
+static void meeting_begin(local_fabric_t *f);
 static coterie_status_t wait_for_others(local_fabric_t *f,
                                         const struct timespec *until);
 static struct timespec after(uint32_t ms);
@@ -63,22 +67,27 @@ static coterie_status_t local_meet(coterie_fabric_t *base, uint32_t first,
 {
     local_fabric_t *f = (local_fabric_t *)base;
     const struct timespec until = after(deadline_ms);
+    uint32_t missing = 0;
     coterie_status_t status = COTERIE_OK;
 
-    (void)first;
     pthread_mutex_lock(&f->lock);
-    f->arrived += count;
-    if (f->arrived >= f->active) {
-        f->arrived = 0;
+    for (uint32_t r = first; r < first + count; r++) {
+        f->arrived += f->state[r] == ACTIVE;
+        f->state[r] |= HERE;
+    }
+    if (f->arrived == f->active) {
+        meeting_begin(f);
         f->meeting++;
         pthread_cond_broadcast(&f->met);
     } else {
         status = wait_for_others(f, &until);
     }
+    while (missing < base->rank_count && f->state[missing] != ACTIVE)
+        missing++;
     pthread_mutex_unlock(&f->lock);
     if (status == COTERIE_ERR_TIMEOUT)
-        coterie_fail(status, "fabric: after %u ms not all ranks have come",
-                     deadline_ms);
+        coterie_fail(status, "fabric: rank %u has not come within %u ms",
+                     missing, deadline_ms);
     else if (status != COTERIE_OK)
         coterie_fail(status, "fabric: another rank gave up");
     return status;
@@ -111,8 +120,10 @@ static coterie_status_t local_exclude(coterie_fabric_t *base,
 
     pthread_mutex_lock(&f->lock);
     f->active = 0;
-    for (uint32_t r = 0; r < base->rank_count; r++)
+    for (uint32_t r = 0; r < base->rank_count; r++) {
+        f->state[r] = active[r] != 0 ? ACTIVE : 0;
         f->active += active[r] != 0;
+    }
     f->arrived = 0;
     pthread_mutex_unlock(&f->lock);
     return COTERIE_OK;
@@ -136,6 +147,7 @@ static void local_close(coterie_fabric_t *base)
         base->device->ops->release(base->device, f->window[r]);
     pthread_cond_destroy(&f->met);
     pthread_mutex_destroy(&f->lock);
+    free(f->state);
     free(f->window);
     free(f);
 }
@@ -162,13 +174,18 @@ coterie_status_t coterie_fabric_open_local(uint32_t rank_count,
         return coterie_fail(COTERIE_ERR_INVALID,
                             "fabric: it needs a device and at least one rank");
     f = calloc(1, sizeof(*f));
-    if (f != NULL)
-        f->window = calloc(rank_count, sizeof(*f->window));
-    if (f == NULL || f->window == NULL) {
+    if (f == NULL)
+        return coterie_fail_memory(sizeof(*f), "a fabric");
+    f->window = calloc(rank_count, sizeof(*f->window));
+    f->state = malloc(rank_count);
+    if (f->window == NULL || f->state == NULL) {
+        free(f->state);
+        free(f->window);
         free(f);
         return coterie_fail_memory(rank_count * sizeof(*f->window),
                                    "a fabric");
     }
+    memset(f->state, ACTIVE, rank_count);
     f->base = (coterie_fabric_t){.ops = &local_ops,
                                  .device = device,
                                  .rank_count = rank_count,
@@ -183,7 +200,14 @@ coterie_status_t coterie_fabric_open_local(uint32_t rank_count,
     return COTERIE_OK;
 }
 
-/* Holds the lock. */
+/* These hold the lock. */
+static void meeting_begin(local_fabric_t *f)
+{
+    f->arrived = 0;
+    for (uint32_t r = 0; r < f->base.rank_count; r++)
+        f->state[r] &= ACTIVE;
+}
+
 static coterie_status_t wait_for_others(local_fabric_t *f,
                                         const struct timespec *until)
 {

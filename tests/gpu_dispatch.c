@@ -109,7 +109,7 @@ bool says_that_rows_were_too_many(coterie_device_t *device)
     return overflow_is_said(device, 1, 0) && overflow_is_said(device, 0, 1);
 }
 
-/* The last rank makes no call. */
+/* The last rank makes no call: the host knows, or else the device. */
 bool names_the_rank_that_does_not_answer(coterie_device_t *device)
 {
     plan_t plan = plan_draw(0);
@@ -130,6 +130,9 @@ bool names_the_rank_that_does_not_answer(coterie_device_t *device)
                coterie_dispatcher_check(r->dispatcher, rank, NULL) ==
                    COTERIE_ERR_TIMEOUT &&
                strstr(coterie_last_error(), "rank 2 did not") != NULL;
+    r->plan.apart = false;
+    held = held && layer_queue(r, 0, 2) == COTERIE_ERR_TIMEOUT &&
+           strstr(coterie_last_error(), "rank 2 has not") != NULL;
     ranks_close(r);
     return held;
 }

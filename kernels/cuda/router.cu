@@ -1,8 +1,9 @@
 /* Top-k routers: a warp has a row, and each of its lanes every 32nd expert. */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warp.cuh"
 
-enum { WARP = 32, WARPS = 4 };
+enum { WARPS = 4 };
 
 /* A warp's row, in shared memory. */
 struct row_t {
@@ -26,7 +27,6 @@ static __device__ uint32_t take_best(const coterie_gpu_router_t &r,
 static __device__ void row_weigh(const coterie_gpu_router_t &r,
                                  const row_t &row, const int32_t *ids,
                                  float *weights);
-static __device__ float warp_sum(float value);
 static __device__ float warp_max(float value);
 
 static inline size_t row_floats(const coterie_router_options_t &options)
@@ -196,13 +196,6 @@ static __device__ void row_weigh(const coterie_gpu_router_t &r,
         sum += row.score[ids[j]];
     weights[row.lane] = row.score[ids[row.lane]] * scale /
                         (o.norm_topk ? sum + 1e-20f : 1.0f);
-}
-
-static __device__ float warp_sum(float value)
-{
-    for (int step = WARP / 2; step > 0; step /= 2)
-        value += __shfl_xor_sync(~0u, value, step);
-    return value;
 }
 
 static __device__ float warp_max(float value)
