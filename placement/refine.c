@@ -32,7 +32,7 @@ enum {
     ASK_EVERY = 16         /* moves between looks at the clock */
 };
 
-static const double TOKENS_PER_SECOND = 8e6; /* judged, at least */
+static const double TOKENS_PER_SECOND = 6e6; /* judged, at least */
 static const double TIME_SHARE = 0.8;        /* for annealing */
 static const double TOLL_FIRST = 2,  /* copies a choice */
     TOLL_LAST = 6, TOLL_MEND = 50;
@@ -246,7 +246,7 @@ static void epoch_run(refining_t *r, uint32_t epoch)
     coterie_search_t *search = r->task->search;
     double left = 1 - (double)epoch / COLD;
     double heat = left > 0 ? r->heat * left * left * c->token_count : 0;
-    double budget = r->budget;
+    double budget = epoch < EPOCHS ? r->budget : r->budget / MENDS;
     uint64_t moves = (uint64_t)MOVES_EACH * r->layer_count * r->slots->count;
 
     r->end = epoch_end(r, epoch);
@@ -275,11 +275,10 @@ static void epoch_run(refining_t *r, uint32_t epoch)
  * cut by as much. */
 static double epoch_end(const refining_t *r, uint32_t epoch)
 {
-    double now = coterie_search_now();
-    uint32_t end = epoch < EPOCHS ? EPOCHS : EPOCHS + MENDS;
+    uint32_t left = epoch < EPOCHS ? EPOCHS - epoch : 1;
 
-    return now + TIME_SHARE * coterie_search_left(r->task->search) /
-                     (end - epoch);
+    return coterie_search_now() +
+           TIME_SHARE * coterie_search_left(r->task->search) / left;
 }
 
 /* Half of all moves bring an expert to a rank that its token visits anyhow, or

@@ -35,7 +35,8 @@ static const double SHARE_PROOF = 0.3, SHARE_ALONE = 0.9;
 
 /* What a sweep may take, by a low guess, so that the number of sweeps follows
  * from the time limit, not from the clock. */
-static const double CELLS_PER_SECOND = 5e8, TRIES_PER_SECOND = 3e7;
+static const double CELLS_PER_SECOND = 5e8, TRIES_PER_SECOND = 3e7,
+    PAIR_TRIES_PER_SECOND = 1e7; /* where a swap changes its layer's table */
 
 /* Of a round's time: by how much sweeps may be late before they are cut, and
  * the same seed gives another placement. */
@@ -152,7 +153,8 @@ static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
     double limit = a->search->planned;
     double items = (double)p->layer_count * p->expert_count;
     double pace = 2 * items * p->expert_count / CELLS_PER_SECOND +
-                  items * TRIES_EACH / TRIES_PER_SECOND;
+                  items * TRIES_EACH / (p->pair != NULL ? PAIR_TRIES_PER_SECOND
+                                                        : TRIES_PER_SECOND);
     double share = coterie_solve_may_prove(p, limit * (1 - SHARE_PROOF))
                        ? SHARE_PROOF : SHARE_ALONE;
     double sweeps = limit * share * a->parallel.thread_count / pace;
