@@ -12,7 +12,11 @@
 #include "placement/replicas.h"
 #include "placement/scores.h"
 
-enum { LEARN_TOKENS = 1 << 20, LEARN_ROUNDS = 4 };
+enum {
+    LEARN_TOKENS = 1 << 20,
+    LEARN_ROUNDS = 4,
+    HASTE_TOKENS = 4096 /* and one round, where somebody waits */
+};
 
 /* At first, where a placement by pairs is the start. */
 static const double HEAT = 0.1;
@@ -142,11 +146,13 @@ static coterie_status_t slots_learn(const coterie_placing_t *p,
                                     coterie_slots_t *slots)
 {
     size_t items = (size_t)slots->layer_count * slots->expert_count;
+    int hurried = p->search.stopped == COTERIE_STOPPED_TOLD;
     coterie_cover_t cover = {.k = p->view.k};
     uint64_t *holders = calloc(items, sizeof(*holders));
     coterie_scores_task_t task = {
         .view = &p->view, .cover = &cover, .holders = holders,
-        .token_count = LEARN_TOKENS, .rounds = LEARN_ROUNDS};
+        .token_count = hurried ? HASTE_TOKENS : LEARN_TOKENS,
+        .rounds = hurried ? 1 : LEARN_ROUNDS};
     coterie_status_t status;
 
     if (holders == NULL)

@@ -32,7 +32,7 @@ coterie_status_t coterie_placing_report(const coterie_placing_t *p,
     status = report_loads(p, placement, report);
     if (status == COTERIE_OK)
         status = report_held(p, placement, report);
-    if (status == COTERIE_OK)
+    if (status == COTERIE_OK && p->search.stopped != COTERIE_STOPPED_TOLD)
         status = coterie_placing_control(p, placement, report);
     if (status == COTERIE_OK && report->cap_raised)
         status = report_cure(p, report);

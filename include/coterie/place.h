@@ -61,7 +61,8 @@ typedef struct coterie_place_options {
 /** Whether what was learned about which experts go together holds on tokens
  * that were not optimised on. Values are ABI. */
 typedef enum coterie_affinity {
-    COTERIE_AFFINITY_UNKNOWN = 0, /**< too few tokens to say, or loads only */
+    COTERIE_AFFINITY_UNKNOWN = 0, /**< too few tokens to say, loads only, or
+                                       stopped by the caller */
     COTERIE_AFFINITY_HELD = 1,    /**< affinity_gain is 1 % or more, and three
                                        standard errors */
     COTERIE_AFFINITY_NONE = 2     /**< it is not: placement will not help, for

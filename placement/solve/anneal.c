@@ -21,7 +21,8 @@
 enum {
     TRIES_EACH = 16,     /* swaps proposed per expert, on entering a layer */
     SWEEPS_EACH = 60,    /* in a round, per expert of a layer */
-    ROUNDS = 4,          /* all from a hot start */
+    ROUNDS = 4,          /* all from a hot start; */
+    ROUNDS_SMALL = 12,   /* where all their sweeps take little */
     ROUND_LEAST = 500,   /* sweeps: with fewer there is one round only */
     RELABEL_EVERY = 20,  /* sweeps */
     DESCENTS_MOST = 100, /* sweeps after a round that only take gains */
@@ -159,13 +160,13 @@ static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
                        ? SHARE_PROOF : SHARE_ALONE;
     double sweeps = limit * share * a->parallel.thread_count / pace;
     double loss = average_loss(a);
-    uint32_t rounds = fmin(ROUNDS, sweeps / ROUND_LEAST);
+    double full = SWEEPS_EACH * (double)p->expert_count;
+    uint32_t rounds = fmax(1, fmax(fmin(ROUNDS, sweeps / ROUND_LEAST),
+                                   fmin(ROUNDS_SMALL, sweeps / full)));
 
-    rounds = rounds > 1 ? rounds : 1;
     schedule->heat = HEAT * loss;
     schedule->toll = TOLL * loss / average_load(p);
-    schedule->sweeps =
-        fmin(SWEEPS_EACH * (double)p->expert_count, sweeps / rounds) + 1;
+    schedule->sweeps = fmin(full, sweeps / rounds) + 1;
     /* if sweeps take longer than thought: cut off while hot, a round finds
      * nothing */
     schedule->seconds = share * coterie_search_left(a->search) / rounds;

@@ -26,7 +26,7 @@ enum {
 static const double SIZE_MOST = 96e6;      /* bytes */
 static const double CELL_SECONDS = 0.6e-9; /* a step, for size^3 of a window */
 static const double UNEVEN = 3, STIFFEN = 1.5;
-static const double STALLED = 5e-4; /* of the gap, between two bounds */
+static const double STALLED = 2e-4; /* of the gap, between two bounds */
 static const double STALLED_PROOF = 1e-5;
 static const double ROUNDING = 1e-7; /* of all weight: f32, generously */
 static const double VALUE_STEP = 4; /* from one guess at an eigenvalue on */
