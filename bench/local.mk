@@ -7,6 +7,7 @@ bench_kernels_SOURCES = bench/bench.h bench/kernels.c \
 	bench/kernels_layer.c bench/kernels_layer.h bench/limits.c \
 	bench/limits.h bench/peer.h bench/peer_openblas.c
 bench_kernels_LDADD = libcoterie.la
+EXTRA_DIST += bench/kernels.sh bench/kernels_table.py
 # Others to measure beside ours, each in a module of its own.
 noinst_LTLIBRARIES =
 if HAVE_GGML
