@@ -289,7 +289,8 @@ void expect_matrix_product(const matrix_t *matrix,
     double *rounded = malloc((matrix->in + 1) * sizeof(*rounded));
     matrix_multiply(matrix, method, rows, x, y);
     for (uint32_t r = 0; r < rows; r++) {
-        row_round(method->compute, matrix->in, x + (size_t)r * matrix->in, rounded);
+        row_round(method->compute, matrix->in, x + (size_t)r * matrix->in,
+                  rounded);
         for (uint32_t o = 0; o < matrix->out; o++) {
             const double *value = matrix->value + (size_t)o * matrix->in;
             double want = 0, magnitude = 0;

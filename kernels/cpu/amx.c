@@ -1,8 +1,8 @@
 /* Tiles of panels on AMX: a tile of weights is 16 vectors of a panel, or 8, as
- * they lie, one of x 64 bytes of up to 16 rows' words. A tile has up to 32 rows
- * and 2 panels: 4 registers of sums, 2 of weights, 2 of x. Includes of this file
- * may have defined the operations on tiles; tests do, for processors without
- * them. */
+ * they lie; one of x is 64 bytes of up to 16 rows' words. A tile has up to 32
+ * rows and 2 panels: 4 registers of sums, 2 of weights, 2 of x. Includes of
+ * this file may have defined the operations on tiles; tests do, for processors
+ * without them. */
 #include "config.h"
 
 #include <string.h>
@@ -160,7 +160,7 @@ INLINE void group_decode(const coterie_panel_tile_t *tile, int p, size_t group,
                                 dtype, (int)i));
 }
 
-/* The sums of 32 elements, or of a span where a row of weights has one scale. */
+/* The sums of 32 elements, or of a span if a row of weights has one scale. */
 INLINE void bytes_group(const coterie_panel_tile_t *tile, int panels,
                         size_t group, size_t groups, coterie_dtype_t dtype,
                         sums_t *dots)

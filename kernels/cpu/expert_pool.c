@@ -318,8 +318,8 @@ static void block_seek(hand_t *hand, kind_t kind, uint32_t block)
         block_name_next(hand, kind, block);
 }
 
-/* Gate and up of a block are followed by down of two before it, and that by gate
- * and up of three after that. */
+/* Gate and up of a block are followed by down of two before it, and that by
+ * gate and up of three after that. */
 static void block_name_next(hand_t *hand, kind_t kind, uint32_t block)
 {
     const coterie_ffn_call_t *call = hand->work->call;

@@ -1,5 +1,5 @@
-/* What tiles of panels read beside plain weights: written once, on the functions
- * of vec_t and raw_t. */
+/* What tiles of panels read beside plain weights: written once, on the
+ * functions of vec_t and raw_t. */
 
 INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
 INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
@@ -37,8 +37,8 @@ INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
     }
 }
 
-/* Of the words behind a row: those of a span of x, and what belongs to 32 of its
- * elements. */
+/* Of the words behind a row: those of a span of x, and what belongs to 32 of
+ * its elements. */
 INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
                                    size_t span, size_t word)
 {

@@ -1,6 +1,7 @@
-/* Spans of x as words: written once, on the functions of vec_t and, beside those
- * of tile.h, vec_largest, vec_store_bytes and vec_round_bf16. An include has
- * defined SPAN_F32 and SPAN_INT8, the names of what it provides. */
+/* Spans of x as words: written once, on the functions of vec_t and, beside
+ * those of tile.h, vec_magnitude, vec_largest, vec_store_bytes and
+ * vec_round_bf16. An include has defined SPAN_F32 and SPAN_INT8, the names of
+ * what it provides. */
 
 enum {
     VECTORS = COTERIE_SPAN / COTERIE_LANES,
