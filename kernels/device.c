@@ -102,6 +102,19 @@ void coterie_graph_destroy(coterie_graph_t *graph)
     free(graph);
 }
 
+uint32_t coterie_device_tile(const coterie_device_t *device,
+                             const coterie_ffn_shape_t *shape, uint32_t rows,
+                             uint32_t k, uint32_t experts)
+{
+    const uint64_t each = (uint64_t)rows * k / experts;
+    const uint64_t most = 4 * each + 8; /* of nearly all experts */
+
+    if (device->wide && shape->dtype == COTERIE_DTYPE_BF16 &&
+        each >= COTERIE_GPU_TILE_WIDE / 2)
+        return COTERIE_GPU_TILE_WIDE;
+    return coterie_gpu_tile(rows < most ? rows : (uint32_t)most);
+}
+
 /* ":N" */
 static coterie_status_t index_read(const char *text, uint32_t *index_p)
 {

@@ -4,6 +4,8 @@
  * in the order queued; a device has two, so that copies overlap computing. */
 #include <coterie/device.h>
 
+#include <stdbool.h>
+
 #include "kernels/cuda/kernels.h"
 
 typedef enum coterie_stream {
@@ -70,8 +72,17 @@ struct coterie_device {
     const coterie_gpu_kernels_t *kernels;
     uint32_t index;
     uint32_t blocks; /* of kernels: how many fill the device */
+    bool wide;       /* has a kernel for wide tiles of bf16 experts */
     void *stream[COTERIE_STREAM_COUNT];
 };
+
+/* Pairs of a tile that suit a call of so many rows: wide ones where the device
+ * can and an expert has half of one on average, else what few experts exceed,
+ * for these read their weights again. A row's bits are the same whatever tile
+ * it is in, but for wide ones. */
+uint32_t coterie_device_tile(const coterie_device_t *device,
+                             const coterie_ffn_shape_t *shape, uint32_t rows,
+                             uint32_t k, uint32_t experts);
 
 coterie_status_t coterie_device_open_host(coterie_device_t **device_p);
 coterie_status_t coterie_device_open_cuda(uint32_t index,

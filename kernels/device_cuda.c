@@ -94,6 +94,7 @@ coterie_status_t coterie_device_describe(uint32_t index,
     snprintf(about->architecture, sizeof(about->architecture), "sm_%d%d",
              properties.major, properties.minor);
     about->processors = (uint32_t)properties.multiProcessorCount;
+    about->wgmma = (uint32_t)coterie_gpu_wide();
     about->memory = total;
     about->memory_free = available;
     return COTERIE_OK;
@@ -355,7 +356,9 @@ coterie_status_t coterie_device_open_cuda(uint32_t index,
     c->base = (coterie_device_t){.ops = &cuda_ops,
                                  .kernels = &cuda_kernels,
                                  .index = index,
-                                 .blocks = about.processors * 2};
+                                 .blocks = about.processors *
+                                           COTERIE_GPU_BLOCKS_EACH,
+                                 .wide = about.wgmma == 1};
     status = device_begin(c);
     if (status != COTERIE_OK)
         cuda_close(&c->base);

@@ -219,13 +219,15 @@ static void tiles_write(const coterie_gpu_pairs_t *pairs)
 {
     uint32_t tiles = 0;
 
-    for (uint32_t e = 0; e < pairs->expert_count; e++)
-        for (uint32_t i = pairs->first[e]; i < pairs->first[e + 1];
-             i += pairs->tile) {
-            const uint32_t left = pairs->first[e + 1] - i;
+    for (uint32_t e = 0; e < pairs->expert_count; e++) {
+        const uint32_t end = pairs->first[e + 1];
+        const uint32_t step =
+            coterie_gpu_tile_step(end - pairs->first[e], pairs->tile);
+
+        for (uint32_t i = pairs->first[e]; i < end; i += step)
             pairs->tiles[tiles++] = (coterie_gpu_tile_t){
-                e, i, left < pairs->tile ? left : pairs->tile};
-        }
+                e, i, end - i < step ? end - i : step};
+    }
     *pairs->tile_count = tiles;
 }
 
@@ -254,8 +256,8 @@ static void tile_compute(const coterie_gpu_ffn_t *ffn,
     const size_t hidden = ffn->shape.hidden;
     const uint32_t first[] = {0, tile->count};
     float *out = ffn->out + tile->first * hidden;
-    uint32_t row[COTERIE_GPU_TILE_MAX];
-    float weight[COTERIE_GPU_TILE_MAX];
+    uint32_t row[COTERIE_GPU_TILE_WIDE];
+    float weight[COTERIE_GPU_TILE_WIDE];
 
     for (uint32_t i = 0; i < tile->count; i++) {
         const uint32_t from = pairs->pair[tile->first + i] / pairs->k;

@@ -11,8 +11,10 @@ enum { PIECE_ALIGN = 256 };
 
 static void pieces_lay_out(coterie_device_call_t *call);
 static coterie_status_t buffers_open(coterie_device_call_t *call);
+static size_t inner_size(const coterie_device_call_t *call);
 static void pairs_write(const coterie_device_call_t *call,
                         const coterie_expert_rows_t *rows);
+static uint32_t tile_of(const coterie_device_call_t *call);
 static void tiles_write(const coterie_device_call_t *call,
                         const coterie_expert_rows_t *rows,
                         const coterie_call_groups_t *groups);
@@ -79,7 +81,7 @@ coterie_status_t coterie_device_call_begin(coterie_device_call_t *call,
     assert(rows->expert_count <= call->experts);
     call->row_count = rows->row_count;
     call->pair_count = rows->first[rows->expert_count] - rows->first[0];
-    call->tile = coterie_gpu_tile(rows->row_count);
+    call->tile = tile_of(call);
     pairs_write(call, rows);
     tiles_write(call, rows, groups);
     if (x != NULL) {
@@ -207,7 +209,7 @@ static coterie_status_t buffers_open(coterie_device_call_t *call)
         void *to;
     } there_too[] = {{call->offset[COTERIE_CALL_COUNT], &call->there},
                      {rows * sizeof(*call->narrow), &call->narrow},
-                     {pairs * shape->ffn * sizeof(*call->inner), &call->inner},
+                     {inner_size(call), &call->inner},
                      {pairs * shape->hidden * sizeof(*call->out), &call->out},
                      {rows * sizeof(*call->y), &call->y}};
     const size_t count = sizeof(there_too) / sizeof(there_too[0]);
@@ -226,6 +228,16 @@ static coterie_status_t buffers_open(coterie_device_call_t *call)
             memcpy(there_too[i].to, &memory, sizeof(memory));
     }
     return status;
+}
+
+/* Of the greatest call, whatever its tiles. */
+static size_t inner_size(const coterie_device_call_t *call)
+{
+    const coterie_gpu_pairs_t pairs = {.rows = call->max_rows,
+                                       .k = call->k,
+                                       .tile = COTERIE_GPU_TILE_WIDE};
+
+    return coterie_gpu_inner(&call->shape, &pairs) * sizeof(*call->inner);
 }
 
 /* Experts ascend, so a row's pairs get their places in the order in which the
@@ -251,6 +263,15 @@ static void pairs_write(const coterie_device_call_t *call,
     }
 }
 
+static uint32_t tile_of(const coterie_device_call_t *call)
+{
+    const uint32_t each =
+        call->row_count > 0 ? call->pair_count / call->row_count : 0;
+
+    return coterie_device_tile(call->device, &call->shape, call->row_count,
+                               each, call->experts);
+}
+
 static void tiles_write(const coterie_device_call_t *call,
                         const coterie_expert_rows_t *rows,
                         const coterie_call_groups_t *groups)
@@ -272,12 +293,13 @@ static uint32_t expert_tiles(const coterie_device_call_t *call,
                              uint32_t expert, coterie_gpu_tile_t *tiles)
 {
     const uint32_t end = rows->first[expert + 1];
+    const uint32_t step =
+        coterie_gpu_tile_step(end - rows->first[expert], call->tile);
     uint32_t count = 0;
 
-    for (uint32_t i = rows->first[expert]; i < end; i += call->tile)
+    for (uint32_t i = rows->first[expert]; i < end; i += step)
         tiles[count++] = (coterie_gpu_tile_t){
-            expert, i - rows->first[0],
-            end - i < call->tile ? end - i : call->tile};
+            expert, i - rows->first[0], end - i < step ? end - i : step};
     return count;
 }
 

@@ -13,6 +13,9 @@ _Static_assert(sizeof(coterie_gpu_counts_t) ==
 
 enum { EPOCH_BITS = 24 }; /* of a sequence number: messages of an epoch */
 
+static coterie_status_t inner_open(coterie_dispatcher_t *dispatcher,
+                                   coterie_driven_t *driven,
+                                   const coterie_ffn_shape_t *shape);
 static coterie_status_t options_check(const coterie_dispatcher_options_t *o);
 static void terms_fill(coterie_dispatcher_t *d);
 static coterie_status_t bank_fits(const coterie_dispatcher_t *d,
@@ -67,26 +70,16 @@ coterie_status_t coterie_dispatcher_register(coterie_dispatcher_t *dispatcher,
                                              uint32_t rank,
                                              const coterie_bank_t *bank)
 {
-    coterie_device_t *device = dispatcher->device;
-    coterie_driven_t *driven;
-    void *inner = NULL;
     uint32_t i = 0;
     coterie_status_t status = driven_find(dispatcher, rank, &i);
 
     if (status == COTERIE_OK)
         status = bank_fits(dispatcher, rank, bank);
     if (status == COTERIE_OK)
-        status = device->ops->allocate(device,
-                                       coterie_dispatcher_pairs(dispatcher) *
-                                           bank->shape.ffn * sizeof(uint16_t),
-                                       &inner);
-    if (status != COTERIE_OK)
-        return status;
-    driven = &dispatcher->driven[i];
-    device->ops->release(device, driven->inner);
-    driven->inner = inner;
-    driven->bank = bank;
-    return COTERIE_OK;
+        status = inner_open(dispatcher, &dispatcher->driven[i], &bank->shape);
+    if (status == COTERIE_OK)
+        dispatcher->driven[i].bank = bank;
+    return status;
 }
 
 coterie_status_t coterie_dispatcher_set_active(
@@ -258,6 +251,30 @@ static coterie_status_t bank_fits(const coterie_dispatcher_t *d,
                             "%u layers of %u slots and hidden %u",
                             rank, bank->rank, bank->layer_count,
                             bank->slot_count, bank->shape.hidden);
+    return COTERIE_OK;
+}
+
+/* Wide tiles are fewer, so there is room for them. */
+static coterie_status_t inner_open(coterie_dispatcher_t *dispatcher,
+                                   coterie_driven_t *driven,
+                                   const coterie_ffn_shape_t *shape)
+{
+    coterie_device_t *device = dispatcher->device;
+    coterie_gpu_pairs_t pairs = driven->pairs;
+    void *inner = NULL;
+    coterie_status_t status;
+
+    if (coterie_device_tile(device, shape, driven->share, 1, 1) ==
+        COTERIE_GPU_TILE_WIDE)
+        pairs.tile = COTERIE_GPU_TILE_WIDE;
+    status = device->ops->allocate(
+        device, coterie_gpu_inner(shape, &pairs) * sizeof(*driven->inner),
+        &inner);
+    if (status != COTERIE_OK)
+        return status;
+    device->ops->release(device, driven->inner);
+    driven->inner = inner;
+    driven->pairs.tile = pairs.tile;
     return COTERIE_OK;
 }
 

@@ -13,8 +13,9 @@
 typedef struct coterie_driven {
     const coterie_bank_t *bank; /* NULL: not registered */
     coterie_gpu_pairs_t pairs;
+    uint32_t share; /* pairs of an expert, if all ranks are full */
     void *memory;
-    uint16_t *inner; /* [pairs, ffn], from when it is registered */
+    uint16_t *inner; /* coterie_gpu_inner, from when it is registered */
     char *window;
     char *outbox[COTERIE_GPU_PARCELS]; /* NULL: all ranks are in reach */
 } coterie_driven_t;

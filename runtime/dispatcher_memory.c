@@ -295,14 +295,14 @@ static void pairs_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
     coterie_gpu_rank_t *r = &d->ranks[i];
     coterie_gpu_pairs_t *p = &d->driven[i].pairs;
     coterie_placement_options_t view;
-    uint32_t likely;
+    uint32_t share;
 
     coterie_placement_view(o->placement, &view);
     r->slots = 0;
     for (uint32_t s = 0; s < view.slot_count; s++)
         r->slots += view.slot_rank[s] == r->rank;
-    /* A tile is to hold an expert's share, if all ranks are full, twice. */
-    likely = (uint32_t)(2 * pairs / view.expert_count);
+    /* A tile is to hold an expert's share twice. */
+    share = d->driven[i].share = (uint32_t)(pairs / view.expert_count);
     r->ids = carve(c, rows * o->k, sizeof(*r->ids));
     r->weights = carve(c, rows * o->k, sizeof(*r->weights));
     r->place = carve(c, rows * o->k, sizeof(*r->place));
@@ -310,7 +310,7 @@ static void pairs_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
     *p = (coterie_gpu_pairs_t){.rows = (uint32_t)rows,
                                .k = o->k,
                                .expert_count = r->slots,
-                               .tile = coterie_gpu_tile(likely),
+                               .tile = coterie_gpu_tile(2 * share),
                                .ids = r->ids,
                                .place = r->place};
     p->first = carve(c, r->slots + 1, sizeof(*p->first));

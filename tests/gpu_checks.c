@@ -24,8 +24,10 @@ typedef struct layer {
 static int32_t *ids_draw(uint32_t count, uint32_t experts);
 static coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids,
                                       uint32_t rows, uint32_t k,
-                                      uint32_t experts);
+                                      uint32_t experts, uint32_t tile);
 static layer_t layer_draw(int trial);
+static layer_t wide_layer_draw(int trial);
+static void layer_fill(layer_t *l);
 static void layer_free(layer_t *layer);
 static float *layer_compute(coterie_device_t *device, const layer_t *layer,
                             uint32_t first, uint32_t rows);
@@ -40,7 +42,8 @@ static bool sorts_pairs_by_expert(coterie_device_t *device)
         const uint32_t experts = 1 + draw(trial % 2 ? 20 : 1024);
         const size_t count = (size_t)rows * k;
         int32_t *ids = ids_draw(rows * k, experts);
-        coterie_gpu_pairs_t p = pairs_make(&w, ids, rows, k, experts);
+        coterie_gpu_pairs_t p = pairs_make(&w, ids, rows, k, experts,
+                                           coterie_gpu_tile(rows));
         uint32_t *first, *pair, at = 0;
         int32_t *place;
 
@@ -164,9 +167,38 @@ static bool computes_experts_as_the_processor_does(coterie_device_t *device)
     return held;
 }
 
+/* Where the device has no kernel for wide tiles, of 64 rows. */
+static bool computes_many_rows_as_the_processor_does(coterie_device_t *device)
+{
+    coterie_device_t *host = NULL;
+    bool held = true;
+
+    must(coterie_device_open("host", &host));
+    for (int trial = 0; held && trial < 6; trial++) {
+        layer_t layer = wide_layer_draw(trial);
+        const size_t count = (size_t)layer.rows * layer.shape.hidden;
+        float *got = layer_compute(device, &layer, 0, layer.rows);
+        float *again = layer_compute(device, &layer, 0, layer.rows);
+        float *want = layer_compute(host, &layer, 0, layer.rows);
+
+        held = near("many rows", got, want, count, 1e-2f) &&
+               same("many rows again", again, got, count * sizeof(*got));
+        free(want);
+        free(again);
+        free(got);
+        layer_free(&layer);
+    }
+    coterie_device_close(host);
+    return held;
+}
+
+/* But for wide tiles, which are for many rows only. */
 static bool gives_a_row_the_same_bits_in_any_batch(coterie_device_t *device)
 {
+    const bool wide = device->wide;
     bool held = true;
+
+    device->wide = false;
 
     for (int trial = 0; held && trial < 4; trial++) {
         layer_t layer = layer_draw(trial);
@@ -181,6 +213,7 @@ static bool gives_a_row_the_same_bits_in_any_batch(coterie_device_t *device)
         free(all);
         layer_free(&layer);
     }
+    device->wide = wide;
     return held;
 }
 
@@ -218,6 +251,8 @@ const gpu_check_t gpu_checks[] = {
     {"routes_as_the_processor_does", routes_as_the_processor_does},
     {"computes_experts_as_the_processor_does",
      computes_experts_as_the_processor_does},
+    {"computes_many_rows_as_the_processor_does",
+     computes_many_rows_as_the_processor_does},
     {"gives_a_row_the_same_bits_in_any_batch",
      gives_a_row_the_same_bits_in_any_batch},
     {"grows_an_arena_in_place", grows_an_arena_in_place},
@@ -243,13 +278,13 @@ static int32_t *ids_draw(uint32_t count, uint32_t experts)
 
 static coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids,
                                       uint32_t rows, uint32_t k,
-                                      uint32_t experts)
+                                      uint32_t experts, uint32_t tile)
 {
     const size_t count = (size_t)rows * k;
     coterie_gpu_pairs_t p = {.rows = rows,
                              .k = k,
                              .expert_count = experts,
-                             .tile = coterie_gpu_tile(rows)};
+                             .tile = tile};
 
     p.ids = upload(w, ids, count * sizeof(*ids));
     p.first = room(w, (experts + 1) * sizeof(*p.first));
@@ -360,17 +395,38 @@ static layer_t layer_draw(int trial)
         l.shape.ffn -= 16 * draw(2);
     }
     l.k = 1 + draw(l.experts < 4 ? l.experts : 4);
-    l.weights = calloc(l.experts, sizeof(*l.weights));
-    for (uint32_t e = 0; e < l.experts; e++)
-        l.weights[e] = expert_draw(&l.shape);
-    l.x = malloc((size_t)l.rows * l.shape.hidden * sizeof(*l.x));
-    for (size_t i = 0; i < (size_t)l.rows * l.shape.hidden; i++)
-        l.x[i] = fraction();
-    l.ids = ids_draw(l.rows * l.k, l.experts);
-    l.weight = malloc((size_t)l.rows * l.k * sizeof(*l.weight));
-    for (size_t i = 0; i < (size_t)l.rows * l.k; i++)
-        l.weight[i] = fraction();
+    layer_fill(&l);
     return l;
+}
+
+/* As many rows as make wide tiles worth it, of any height. */
+static layer_t wide_layer_draw(int trial)
+{
+    layer_t l = {.experts = 1 + draw(3), .k = 1};
+
+    l.rows = l.experts * (64 + draw(100));
+    l.shape = (coterie_ffn_shape_t){.hidden = 16 * (1 + draw(24)),
+                                    .ffn = 16 * (1 + draw(24)),
+                                    .dtype = COTERIE_DTYPE_BF16,
+                                    .activation = (uint32_t)trial % 4,
+                                    .alpha = 1.702f,
+                                    .limit = 0.5f};
+    layer_fill(&l);
+    return l;
+}
+
+static void layer_fill(layer_t *l)
+{
+    l->weights = calloc(l->experts, sizeof(*l->weights));
+    for (uint32_t e = 0; e < l->experts; e++)
+        l->weights[e] = expert_draw(&l->shape);
+    l->x = malloc((size_t)l->rows * l->shape.hidden * sizeof(*l->x));
+    for (size_t i = 0; i < (size_t)l->rows * l->shape.hidden; i++)
+        l->x[i] = fraction();
+    l->ids = ids_draw(l->rows * l->k, l->experts);
+    l->weight = malloc((size_t)l->rows * l->k * sizeof(*l->weight));
+    for (size_t i = 0; i < (size_t)l->rows * l->k; i++)
+        l->weight[i] = fraction();
 }
 
 static void layer_free(layer_t *l)
@@ -435,7 +491,9 @@ static float *layer_compute(coterie_device_t *device, const layer_t *l,
     const float *weight = upload(&w, l->weight + first * l->k, pairs * 4);
     uint16_t *narrow = room(&w, rows * hidden * sizeof(*narrow));
     coterie_gpu_pairs_t p =
-        pairs_make(&w, l->ids + first * l->k, rows, l->k, l->experts);
+        pairs_make(&w, l->ids + first * l->k, rows, l->k, l->experts,
+                   coterie_device_tile(device, &l->shape, rows, l->k,
+                                       l->experts));
     coterie_gpu_ffn_t ffn = {.shape = l->shape,
                              .experts = weights_upload(&w, l),
                              .pairs = &p,
@@ -450,7 +508,8 @@ static float *layer_compute(coterie_device_t *device, const layer_t *l,
     float *y;
     int error;
 
-    ffn.inner = room(&w, pairs * l->shape.ffn * sizeof(*ffn.inner));
+    ffn.inner = room(&w, coterie_gpu_inner(&l->shape, &p) *
+                             sizeof(*ffn.inner));
     c.out = ffn.out = room(&w, pairs * hidden * sizeof(*ffn.out));
     c.base = x;
     c.y = room(&w, rows * hidden * sizeof(*c.y));

@@ -84,8 +84,9 @@ tests_libemulated_la_SOURCES = tests/emulated/combine.cc \
 	tests/emulated/cuda_runtime.h tests/emulated/dispatch_arrive.cc \
 	tests/emulated/dispatch_send.cc tests/emulated/emulator.cc \
 	tests/emulated/ffn.cc tests/emulated/ffn_bytes.cc \
-	tests/emulated/ffn_halves.cc tests/emulated/kernels.h \
-	tests/emulated/ptx_emulated.cuh tests/emulated/router.cc \
+	tests/emulated/ffn_halves.cc tests/emulated/ffn_wide.cc \
+	tests/emulated/kernels.h tests/emulated/ptx_emulated.cuh \
+	tests/emulated/ptx_hopper_emulated.cuh tests/emulated/router.cc \
 	tests/emulated/sort.cc
 tests_libemulated_la_CPPFLAGS = -I$(srcdir)/tests/emulated $(AM_CPPFLAGS)
 tests_libemulated_la_CXXFLAGS = -std=c++17 -Wall -Wextra \

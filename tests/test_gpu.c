@@ -30,6 +30,7 @@ ParameterizedTest(size_t *place, gpu, holds_when_emulated)
     cr_assert_eq(coterie_device_open("host", &device), COTERIE_OK);
     device->kernels = &emulated_kernels;
     device->blocks = 3;
+    device->wide = true;
     cr_expect(check->holds(device), "%s", check->name);
     coterie_device_close(device);
 }

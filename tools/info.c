@@ -117,6 +117,7 @@ static coterie_status_t devices_report(const info_options_t *o)
 {
     const uint32_t count = coterie_device_count();
     coterie_status_t status = COTERIE_OK;
+    const char *const products[] = {"mma.sync", "wgmma"};
     json_t *list = json_array(), *reason;
 
     reason = json_string(count == 0 ? coterie_last_error() : "");
@@ -129,17 +130,20 @@ static coterie_status_t devices_report(const info_options_t *o)
         if (status != COTERIE_OK)
             break;
         if (!o->json)
-            printf("cuda:%u  %s, %s, %u multiprocessors, %.1f of %.1f GB "
-                   "free\n",
+            printf("cuda:%u  %s, %s, %u multiprocessors, %s, %.1f of %.1f "
+                   "GB free\n",
                    i, about.name, about.architecture, about.processors,
+                   products[about.wgmma == 1],
                    1e-9 * (double)about.memory_free,
                    1e-9 * (double)about.memory);
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:i, s:I, s:I}", "name", about.name,
-                            "architecture", about.architecture,
-                            "multiprocessors", (int)about.processors, "memory",
-                            (json_int_t)about.memory, "memory_free",
-                            (json_int_t)about.memory_free));
+            list,
+            json_pack("{s:s, s:s, s:i, s:s, s:I, s:I}", "name", about.name,
+                      "architecture", about.architecture, "multiprocessors",
+                      (int)about.processors, "products",
+                      products[about.wgmma == 1], "memory",
+                      (json_int_t)about.memory, "memory_free",
+                      (json_int_t)about.memory_free));
     }
     if (status == COTERIE_OK && o->json)
         return json_print(json_pack("{s:o, s:o, s:o}", "devices", list,

@@ -17,7 +17,8 @@ typedef struct coterie_device_about {
     char name[256];        /**< such as "NVIDIA H100 80GB HBM3" */
     char architecture[32]; /**< such as "sm_90" */
     uint32_t processors;   /**< streaming multiprocessors */
-    uint32_t reserved;
+    uint32_t wgmma;        /**< 1: many rows of bf16 experts go through wgmma;
+                            * 0: all through mma.sync */
     uint64_t memory, memory_free; /**< bytes */
 } coterie_device_about_t;
 

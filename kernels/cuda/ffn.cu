@@ -3,6 +3,10 @@
 
 int coterie_gpu_ffn(void *stream, const coterie_gpu_ffn_t *ffn)
 {
+    if (ffn->pairs->tile == COTERIE_GPU_TILE_WIDE)
+        return ffn->shape.dtype == COTERIE_DTYPE_BF16
+                   ? coterie_gpu_ffn_wide(stream, ffn)
+                   : (int)cudaErrorInvalidValue;
     switch (ffn->shape.dtype) {
     case COTERIE_DTYPE_BF16:
         return ffn_launch<bf16_format>(stream, ffn);

@@ -4,13 +4,8 @@
  * then down. A block takes a tile of one expert's pairs, and the outputs that
  * its warps cover; blocks go through the tiles, whose number only the device
  * knows. */
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/product.cuh"
-
-enum {
-    /* A warp has a panel of gate and the same of up, or two of down. */
-    FFN_BLOCK = WARPS * PANEL,
-    HIDDEN_BLOCK = WARPS * 2 * PANEL
-};
 
 /* The kernels of one format and one size of tiles. */
 template <class F, int TILES> struct ffn_kernels {
@@ -28,40 +23,11 @@ static inline int ffn_launch(void *stream, const coterie_gpu_ffn_t *ffn)
     return ffn_kernels<F, 8>::launch(stream, ffn);
 }
 
-static __device__ __forceinline__ float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
-
-/* The formulas of coterie_activation_t; without a gate, of up alone. */
-static __device__ __forceinline__ float activation(
-    const coterie_ffn_shape_t &shape, float gate, float up)
-{
-    const float wide = 0.7978845608f * (gate + 0.044715f * gate * gate * gate);
-
-    switch (shape.activation) {
-    case COTERIE_ACTIVATION_GEGLU:
-        return 0.5f * gate * (1 + tanhf(wide)) * up;
-    case COTERIE_ACTIVATION_RELU:
-        return max(gate, 0.0f) * up;
-    case COTERIE_ACTIVATION_SWIGLU_CLAMPED:
-        gate = min(gate, shape.limit);
-        up = min(max(up, -shape.limit), shape.limit);
-        return (up + 1) * gate * sigmoid(shape.alpha * gate);
-    default:
-        return gate * sigmoid(gate) * up;
-    }
-}
-
-static __device__ __forceinline__ float bias_of(const float *bias, uint32_t i)
-{
-    return bias != NULL ? bias[i] : 0.0f;
-}
-
 /* Lanes g < 4 have gate, the lanes 16 further up, of the same outputs and
  * rows; each computes one of the two rows. */
 template <int TILES>
 static __device__ __forceinline__ void activate(const coterie_gpu_ffn_t &ffn,
+                                                const activation_t &a,
                                                 const coterie_gpu_tile_t &tile,
                                                 uint32_t output,
                                                 const sums_t<TILES> &sums)
@@ -84,8 +50,8 @@ static __device__ __forceinline__ void activate(const coterie_gpu_ffn_t &ffn,
                 gate += bias_of(expert.gate_bias, output + i);
                 up += bias_of(expert.up_bias, output + i);
             }
-            y[i] = expert.gate != NULL ? activation(ffn.shape, gate, up)
-                                       : activation(ffn.shape, up, 1.0f);
+            y[i] = expert.gate != NULL ? activate_value(a, gate, up)
+                                       : activate_value(a, up, 1.0f);
         }
         if (r < tile.count && mine) {
             const uint2 pairs = {narrow_pair(y[0], y[1]),
@@ -123,14 +89,22 @@ static __device__ __forceinline__ void deliver(const coterie_gpu_ffn_t &ffn,
         }
 }
 
+/* A warp has a panel of gate and the same of up, or two of down. */
 template <class F, int TILES>
-__launch_bounds__(THREADS) static __global__
-void gate_up(coterie_gpu_ffn_t ffn, coterie_gpu_pairs_t pairs)
+static __device__ __forceinline__ uint32_t warp_of_all(void)
+{
+    return blockIdx.x * block_t<F, TILES>::WARPS + threadIdx.x / WARP;
+}
+
+template <class F, int TILES>
+__launch_bounds__(block_t<F, TILES>::THREADS) static __global__
+void gate_up(coterie_gpu_ffn_t ffn, coterie_gpu_pairs_t pairs,
+                               activation_t a)
 {
     char *shared = (char *)shared_memory();
-    uint32_t *row = (uint32_t *)(shared + 2 * TILES * 8 * ROW_SIZE);
+    uint32_t *row = (uint32_t *)(shared + 2 * block_t<F, TILES>::ROWS_SIZE);
     const bool upper = threadIdx.x % WARP >= 16;
-    const uint32_t panel = blockIdx.x * WARPS + threadIdx.x / WARP;
+    const uint32_t panel = warp_of_all<F, TILES>();
     const uint32_t output = panel * PANEL + lane_output();
     sums_t<TILES> sums;
 
@@ -147,19 +121,18 @@ void gate_up(coterie_gpu_ffn_t ffn, coterie_gpu_pairs_t pairs)
             row[threadIdx.x] = pairs.pair[tile.first + threadIdx.x] / pairs.k;
         __syncthreads();
         multiply<F, TILES>(product, shared, &sums);
-        activate<TILES>(ffn, tile, output, sums);
+        activate<TILES>(ffn, a, tile, output, sums);
     }
 }
 
 template <class F, int TILES>
-__launch_bounds__(THREADS) static __global__
+__launch_bounds__(block_t<F, TILES>::THREADS) static __global__
 void down(coterie_gpu_ffn_t ffn, coterie_gpu_pairs_t pairs)
 {
     char *shared = (char *)shared_memory();
-    uint32_t *row = (uint32_t *)(shared + 2 * TILES * 8 * ROW_SIZE);
+    uint32_t *row = (uint32_t *)(shared + 2 * block_t<F, TILES>::ROWS_SIZE);
     const uint32_t upper = threadIdx.x % WARP / 16;
-    const uint32_t panel =
-        (blockIdx.x * WARPS + threadIdx.x / WARP) * 2 + upper;
+    const uint32_t panel = warp_of_all<F, TILES>() * 2 + upper;
     const uint32_t output = panel * PANEL + lane_output();
     sums_t<TILES> sums;
 
@@ -182,15 +155,20 @@ void down(coterie_gpu_ffn_t ffn, coterie_gpu_pairs_t pairs)
 template <class F, int TILES>
 int ffn_kernels<F, TILES>::launch(void *stream, const coterie_gpu_ffn_t *ffn)
 {
-    const uint32_t wide = ceil_div(ffn->shape.ffn, FFN_BLOCK);
-    const uint32_t narrow = ceil_div(ffn->shape.hidden, HIDDEN_BLOCK);
-    const size_t shared = product_shared(8 * TILES);
-    const cudaLaunchConfig_t first = launch_of(
-        stream, dim3(wide, max(1u, ffn->blocks / wide)), THREADS, shared);
-    const cudaLaunchConfig_t second = launch_of(
-        stream, dim3(narrow, max(1u, ffn->blocks / narrow)), THREADS, shared);
+    typedef block_t<F, TILES> block;
+    const uint32_t blocks = ffn->blocks * (block_t<F, 8>::WARPS / block::WARPS);
+    const uint32_t wide = ceil_div(ffn->shape.ffn, block::WARPS * PANEL);
+    const uint32_t narrow =
+        ceil_div(ffn->shape.hidden, block::WARPS * 2 * PANEL);
+    const cudaLaunchConfig_t first =
+        launch_of(stream, dim3(wide, max(1u, blocks / wide)), block::THREADS,
+                  block::SHARED);
+    const cudaLaunchConfig_t second =
+        launch_of(stream, dim3(narrow, max(1u, blocks / narrow)),
+                  block::THREADS, block::SHARED);
     cudaError_t error =
-        cudaLaunchKernelEx(&first, gate_up<F, TILES>, *ffn, *ffn->pairs);
+        cudaLaunchKernelEx(&first, gate_up<F, TILES>, *ffn, *ffn->pairs,
+                           activation_of(ffn->shape));
 
     if (error == cudaSuccess)
         error =

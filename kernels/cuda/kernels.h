@@ -13,7 +13,10 @@
 enum {
     COTERIE_GPU_EXPERTS_MAX = 1024, /* of one layer on one device */
     COTERIE_GPU_CHUNK = 256,        /* pairs that one block sorts */
-    COTERIE_GPU_TILE_MAX = 64       /* pairs that one block computes */
+    COTERIE_GPU_TILE_MAX = 64,      /* pairs that one block computes */
+    COTERIE_GPU_TILE_WIDE = 128,    /* the same, with wgmma */
+    COTERIE_GPU_PIECE = 64,         /* inner elements that lie together */
+    COTERIE_GPU_BLOCKS_EACH = 2     /* blocks that fill one processor */
 };
 
 /* Some pairs of one expert, as many as one block computes. */
@@ -26,7 +29,7 @@ typedef struct coterie_gpu_tile {
  * and combined by place. */
 typedef struct coterie_gpu_pairs {
     uint32_t rows, k, expert_count;
-    uint32_t tile;        /* pairs of a tile at most: 8, 16, 32 or 64 */
+    uint32_t tile;        /* pairs of a tile at most: 8, 16, 32, 64 or wide */
     const int32_t *ids;   /* [rows, k]; -1 = none */
     uint32_t *first;      /* [expert_count + 1]: where an expert's begin */
     uint32_t *pair;       /* [rows k]: row k + j, ascending for one expert */
@@ -43,7 +46,8 @@ typedef struct coterie_gpu_ffn {
     const coterie_expert_weights_t *experts; /* [expert_count] */
     const coterie_gpu_pairs_t *pairs;        /* sorted; on the host */
     const uint16_t *x;                       /* [rows, hidden] bf16 */
-    uint16_t *inner;                         /* [rows k, ffn] bf16, scratch */
+    uint16_t *inner; /* [coterie_gpu_inner] bf16, scratch: [rows k, ffn], or
+                      * with wide tiles [ffn / PIECE][rows k][PIECE] */
     float *out;                              /* [rows k, hidden], by place */
     uint32_t blocks;                         /* that fill the device */
 } coterie_gpu_ffn_t;
@@ -80,6 +84,9 @@ int coterie_gpu_ffn(void *stream, const coterie_gpu_ffn_t *ffn);
 int coterie_gpu_combine(void *stream, const coterie_gpu_combine_t *combine);
 int coterie_gpu_router(void *stream, const coterie_gpu_router_t *router);
 
+/* Whether the present device has a kernel for wide tiles, of bf16. */
+int coterie_gpu_wide(void);
+
 #ifdef __cplusplus
 }
 #endif
@@ -105,6 +112,27 @@ static inline uint32_t coterie_gpu_tile(uint32_t rows)
     while (tile < rows && tile < COTERIE_GPU_TILE_MAX)
         tile *= 2;
     return tile;
+}
+
+/* Pairs of each tile but the last of an expert with `count` of them: evenly
+ * many, by eights. */
+static inline uint32_t coterie_gpu_tile_step(uint32_t count, uint32_t tile)
+{
+    const uint32_t tiles = (count + tile - 1) / tile;
+
+    return tiles > 1 ? (count + 8 * tiles - 1) / (8 * tiles) * 8 : tile;
+}
+
+/* Elements of `inner`. */
+static inline size_t coterie_gpu_inner(const coterie_ffn_shape_t *shape,
+                                       const coterie_gpu_pairs_t *pairs)
+{
+    const size_t unit = 2 * COTERIE_GPU_PIECE;
+    const size_t ffn = pairs->tile == COTERIE_GPU_TILE_WIDE
+                           ? (shape->ffn + unit - 1) / unit * unit
+                           : shape->ffn;
+
+    return (size_t)pairs->rows * pairs->k * ffn;
 }
 
 /* Most tiles that the pairs can need. */

@@ -1,16 +1,18 @@
 # Devices. Without CUDA the library says that it has none; what a GPU runs is
 # distributed all the same, and tested on the processor (tests/emulated).
 coterieinclude_HEADERS += include/coterie/device.h
-coterie_cuda_headers = kernels/cuda/dispatch.cuh kernels/cuda/dispatch.h \
-	kernels/cuda/route.cuh kernels/cuda/warp.cuh kernels/cuda/ffn.cuh kernels/cuda/ffn_formats.h \
+coterie_cuda_headers = kernels/cuda/activation.cuh kernels/cuda/dispatch.cuh \
+	kernels/cuda/dispatch.h kernels/cuda/ffn.cuh kernels/cuda/ffn_formats.h \
 	kernels/cuda/formats.cuh kernels/cuda/kernels.h \
 	kernels/cuda/launch.cuh kernels/cuda/numbers.cuh \
-	kernels/cuda/product.cuh kernels/cuda/ptx.cuh
+	kernels/cuda/product.cuh kernels/cuda/ptx.cuh \
+	kernels/cuda/ptx_hopper.cuh kernels/cuda/route.cuh \
+	kernels/cuda/warp.cuh kernels/cuda/wide.cuh
 coterie_cuda_sources = kernels/cuda/combine.cu \
 	kernels/cuda/dispatch_arrive.cu kernels/cuda/dispatch_send.cu \
 	kernels/cuda/ffn.cu \
 	kernels/cuda/ffn_bytes.cu kernels/cuda/ffn_halves.cu \
-	kernels/cuda/router.cu kernels/cuda/sort.cu
+	kernels/cuda/ffn_wide.cu kernels/cuda/router.cu kernels/cuda/sort.cu
 libcoterie_la_SOURCES += kernels/device.c kernels/device.h \
 	kernels/device_host.c kernels/device_host.h \
 	kernels/device_host_dispatch.c kernels/device_host_graph.c \

@@ -11,13 +11,23 @@
  * of the inner dimension at a time, one chunk ahead. */
 #include "kernels/cuda/formats.cuh"
 
-enum {
-    WARP = 32,
-    WARPS = 8,
-    THREADS = WARP * WARPS,
-    CHUNK_STEPS = 2, /* of which the weights are asked for ahead */
-    CHUNK = STEP * CHUNK_STEPS,
-    ROW_SIZE = CHUNK * 2 + 64 /* bytes in shared memory: no bank conflicts */
+enum { WARP = 32 };
+
+/* How a block goes about it. Few rows leave registers for more weights under
+ * way, which memory's rate takes: 8 KiB a warp of bf16, 4 of narrower types;
+ * and smaller blocks are more, so that few experts keep all processors busy.
+ * None of this changes a bit of a sum. */
+template <class F, int TILES> struct block_t {
+    enum {
+        FEW = TILES <= 4,
+        WARPS = FEW ? 4 : 8,
+        THREADS = WARP * WARPS,
+        STEPS = !FEW ? 2 : F::VECTORS > 1 ? 4 : 8, /* asked for ahead */
+        CHUNK = STEP * STEPS,
+        ROW_SIZE = CHUNK * 2 + 64, /* bytes in shared memory: no conflicts */
+        ROWS_SIZE = TILES * 8 * ROW_SIZE,
+        SHARED = 2 * ROWS_SIZE + TILES * 8 * (int)sizeof(uint32_t)
+    };
 };
 
 /* One matrix of an expert. */
@@ -47,24 +57,21 @@ template <int TILES> struct sums_t {
     float at[2][TILES][4];
 };
 
-static inline size_t product_shared(uint32_t tile)
-{
-    return 2 * (size_t)tile * ROW_SIZE + tile * sizeof(uint32_t);
-}
-
 /* The rows' next chunk, on its way to shared memory. */
-template <int TILES>
+template <class F, int TILES>
 static __device__ __forceinline__ void rows_ask(const product_t &p,
                                                 uint32_t from, char *to)
 {
-    enum { PIECES = CHUNK * 2 / 16 };
+    typedef block_t<F, TILES> block;
+    enum { PIECES = block::CHUNK * 2 / 16 };
 
-    for (uint32_t i = threadIdx.x; i < TILES * 8 * PIECES; i += THREADS) {
+    for (uint32_t i = threadIdx.x; i < TILES * 8 * PIECES;
+         i += block::THREADS) {
         const uint32_t r = i / PIECES, at = from + i % PIECES * 8;
         const int valid = r < p.rows && at < p.in;
         const uint16_t *row = valid ? p.x + (size_t)p.row[r] * p.in + at : p.x;
 
-        copy_async_16(to + r * ROW_SIZE + i % PIECES * 16, row, valid);
+        copy_async_16(to + r * block::ROW_SIZE + i % PIECES * 16, row, valid);
     }
     copy_async_commit();
 }
@@ -114,8 +121,10 @@ static __device__ __forceinline__ void step_multiply(const weights_t<F> &w,
     for (int n = 0; n < TILES; n++) {
         if (8u * n >= rows)
             break;
-        const uint4 v = *(const uint4 *)(x + (8 * n + lane / 4) * ROW_SIZE +
-                                         lane % 4 * 16);
+        const uint4 v =
+            *(const uint4 *)(x +
+                             (8 * n + lane / 4) * block_t<F, TILES>::ROW_SIZE +
+                             lane % 4 * 16);
         const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
 #pragma unroll
         for (int half = 0; half < 2; half++)
@@ -134,24 +143,26 @@ static __device__ __forceinline__ void multiply(const product_t &p,
                                                 char *shared,
                                                 sums_t<TILES> *sums)
 {
-    const uint32_t buffer = TILES * 8 * ROW_SIZE;
-    weights_t<F> w[CHUNK_STEPS] = {};
+    typedef block_t<F, TILES> block;
+    weights_t<F> w[block::STEPS] = {};
 
     *sums = sums_t<TILES>();
-    rows_ask<TILES>(p, 0, shared);
+    rows_ask<F, TILES>(p, 0, shared);
 #pragma unroll
-    for (int s = 0; s < CHUNK_STEPS; s++)
+    for (int s = 0; s < block::STEPS; s++)
         weights_ask<F>(p, s * STEP, &w[s]);
-    for (uint32_t from = 0, turn = 0; from < p.in; from += CHUNK, turn ^= 1) {
-        const char *x = shared + turn * buffer;
+    for (uint32_t from = 0, turn = 0; from < p.in;
+         from += block::CHUNK, turn ^= 1) {
+        const char *x = shared + turn * block::ROWS_SIZE;
 
-        rows_ask<TILES>(p, from + CHUNK, shared + (turn ^ 1) * buffer);
+        rows_ask<F, TILES>(p, from + block::CHUNK,
+                           shared + (turn ^ 1) * block::ROWS_SIZE);
         copy_async_wait<1>();
         __syncthreads();
 #pragma unroll
-        for (int s = 0; s < CHUNK_STEPS; s++) {
+        for (int s = 0; s < block::STEPS; s++) {
             step_multiply<F, TILES>(w[s], x + s * STEP * 2, p.rows, sums);
-            weights_ask<F>(p, from + CHUNK + s * STEP, &w[s]);
+            weights_ask<F>(p, from + block::CHUNK + s * STEP, &w[s]);
         }
         __syncthreads();
     }

@@ -122,13 +122,14 @@ static __device__ void tiles_write(const coterie_gpu_pairs_t &pairs,
                                    uint32_t *shared, uint32_t first,
                                    uint32_t count)
 {
-    const uint32_t tiles = ceil_div(count, pairs.tile);
+    const uint32_t step = coterie_gpu_tile_step(count, pairs.tile);
+    const uint32_t tiles = ceil_div(count, step);
     const uint32_t at = sum_before(tiles, shared);
 
     for (uint32_t i = 0; i < tiles; i++) {
-        const uint32_t done = i * pairs.tile;
+        const uint32_t done = i * step;
         const coterie_gpu_tile_t tile = {threadIdx.x, first + done,
-                                         min(count - done, pairs.tile)};
+                                         min(count - done, step)};
         pairs.tiles[at + i] = tile;
     }
     if (threadIdx.x == SCAN_THREADS - 1)

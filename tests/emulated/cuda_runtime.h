@@ -36,6 +36,10 @@ struct uint2 {
     unsigned x, y;
 };
 
+struct alignas(8) float2 {
+    float x, y;
+};
+
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -81,11 +85,38 @@ void block_barrier(void);
  * that have not returned; others' are left zero. */
 void warp_exchange(const void *mine, void *all, size_t size);
 
+unsigned draw(void);
+
 /* A copy of 16 bytes, or zeros: made at once or when it is waited for, as is
  * drawn. */
 void copy_ask(void *to, const void *from);
 void copy_commit(void);
 void copy_wait(unsigned pending);
+
+/* Where shared memory's addresses count from. Products and bulk copies have a
+ * view of their own of it, to which a thread's copies come by its fence. */
+unsigned shared_address(const void *at);
+const void *shared_seen_by_products(unsigned address);
+void proxy_fence(void);
+
+void barrier_init(uint64_t *barrier, unsigned count);
+void barrier_arrive(uint64_t *barrier, unsigned bytes);
+void barrier_wait(uint64_t *barrier, unsigned parity);
+/* Made at once or some rounds later, as is drawn. */
+void bulk_copy(void *to, const void *from, unsigned size, uint64_t *barrier);
+
+/* A lane's part of a product of four warps: made at once, or when the warp
+ * waits for it, as is drawn; operands are read and sums are written then. */
+struct product {
+    void (*make)(const product &mine, const uint32_t *const lanes_a[32]);
+    float *d;
+    const uint32_t *a; /* [4] */
+    uint64_t b;
+};
+void product_ask(const product &p);
+void product_fence(void);
+void product_commit(void);
+void product_wait(unsigned pending);
 
 template <typename T> T warp_get(T mine, unsigned lane)
 {
@@ -207,6 +238,16 @@ inline float rsqrtf(float value)
     return 1 / sqrtf(value);
 }
 
+inline float __expf(float x)
+{
+    return expf(x);
+}
+
+inline float __fdividef(float x, float y)
+{
+    return x / y;
+}
+
 using std::max;
 using std::min;
 
@@ -222,6 +263,13 @@ cudaError_t cudaFuncSetAttribute(F, int, int)
 }
 
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+template <typename T>
+cudaError_t cudaMemcpyFromSymbol(void *to, const T &symbol, size_t size)
+{
+    memcpy(to, &symbol, size);
+    return cudaSuccess;
+}
 
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config,

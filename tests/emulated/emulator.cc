@@ -22,19 +22,44 @@ void *shared;
 
 namespace {
 
-enum { STACK_SIZE = 256 << 10, WARP = 32, SLOT_SIZE = 64, POISON = 0xff };
+enum {
+    STACK_SIZE = 256 << 10,
+    WARP = 32,
+    SLOT_SIZE = 64,
+    POISON = 0xff,
+    SHARED_ALIGN = 1024
+};
 
-enum state { READY, AT_BARRIER, AT_EXCHANGE, DONE };
+enum state { READY, AT_BARRIER, AT_EXCHANGE, AT_PHASE, DONE };
 
 struct copy {
     void *to;
     unsigned char data[16];
 };
 
+struct bulk {
+    void *to;
+    const void *from;
+    unsigned size;
+    uint64_t *barrier;
+};
+
+/* What barriers in shared memory hold. */
+struct phase {
+    uint64_t parity : 1, count : 16, missing : 16;
+    uint64_t bytes : 31; /* announced and not there yet */
+};
+
 struct fiber {
     unsigned linear;
     std::vector<copy> asked;               /* since the latest commit */
     std::deque<std::vector<copy>> commits; /* not waited for yet */
+    std::vector<void *> unfenced;          /* copies only this thread sees */
+    std::vector<product> products;
+    std::deque<std::vector<product>> product_commits;
+    bool product_fenced;
+    uint64_t *at_barrier; /* AT_PHASE: until this parity's has ended */
+    unsigned parity;
     ucontext_t context;
     void *stack, *fake_stack;
     state is;
@@ -44,6 +69,8 @@ struct fiber {
 struct block_run {
     std::vector<fiber> fibers;
     std::vector<unsigned char> slots; /* [threads][SLOT_SIZE] */
+    std::vector<unsigned char> memory, seen_by_products; /* shared memory */
+    std::vector<bulk> bulks;                             /* not made yet */
     std::mt19937 draw;
     ucontext_t scheduler;
     void *scheduler_stack, *scheduler_fake;
@@ -108,7 +135,7 @@ void resume(fiber *f)
 bool all_at_barrier(const block_run &block)
 {
     for (const fiber &f : block.fibers)
-        if (f.is == READY || f.is == AT_EXCHANGE)
+        if (f.is != AT_BARRIER && f.is != DONE)
             return false;
     return true;
 }
@@ -118,9 +145,58 @@ bool warp_has_come(const block_run &block, size_t first)
     const size_t end = std::min(first + WARP, block.fibers.size());
 
     for (size_t i = first; i < end; i++)
-        if (block.fibers[i].is == READY || block.fibers[i].is == AT_BARRIER)
+        if (block.fibers[i].is != AT_EXCHANGE && block.fibers[i].is != DONE)
             return false;
     return true;
+}
+
+phase phase_of(const uint64_t *barrier)
+{
+    phase p;
+    memcpy(&p, barrier, sizeof(p));
+    return p;
+}
+
+void phase_write(phase p, uint64_t *barrier)
+{
+    if (p.missing == 0 && p.bytes == 0) {
+        p.parity ^= 1;
+        p.missing = p.count;
+    }
+    memcpy(barrier, &p, sizeof(p));
+}
+
+bool phase_has_ended(const fiber &f)
+{
+    return phase_of(f.at_barrier).parity != f.parity;
+}
+
+void bulk_make(const bulk &b)
+{
+    phase p = phase_of(b.barrier);
+
+    memcpy(b.to, b.from, b.size);
+    memcpy(&running->seen_by_products[shared_address(b.to)], b.from, b.size);
+    assert(p.bytes >= b.size); /* announced first */
+    p.bytes -= b.size;
+    phase_write(p, b.barrier);
+}
+
+/* Some of those under way; one at least if nothing else goes on. */
+bool bulks_make(block_run &block, bool needed)
+{
+    std::vector<bulk> later;
+    bool made = false;
+
+    for (const bulk &b : block.bulks)
+        if (block.draw() % 4 == 0 || (needed && !made)) {
+            bulk_make(b);
+            made = true;
+        } else {
+            later.push_back(b);
+        }
+    block.bulks = later;
+    return made;
 }
 
 /* Lets go on who waits for nobody any more. */
@@ -132,7 +208,8 @@ void waits_open(block_run &block)
     for (size_t i = 0; i < block.fibers.size(); i++) {
         const state is = block.fibers[i].is;
         if ((is == AT_BARRIER && barrier_open) ||
-            (is == AT_EXCHANGE && warp_has_come(block, i / WARP * WARP)))
+            (is == AT_EXCHANGE && warp_has_come(block, i / WARP * WARP)) ||
+            (is == AT_PHASE && phase_has_ended(block.fibers[i])))
             open.push_back(i);
     }
     for (size_t i : open)
@@ -154,6 +231,8 @@ bool round_of(block_run &block)
         if (warps >> (i / WARP) & 1)
             chosen.push_back(i);
     }
+    if (bulks_make(block, ready.empty()))
+        return true;
     if (chosen.empty())
         chosen = ready;
     std::shuffle(chosen.begin(), chosen.end(), block.draw);
@@ -176,13 +255,25 @@ void fiber_begin(fiber *f, unsigned place)
 void block_execute(block_run &block, uint3 at, size_t shared_size)
 {
     blockIdx = at;
+    const unsigned offset = block.draw() % (SHARED_ALIGN / 16) * 16;
+    unsigned char *memory = block.memory.data();
+
     for (unsigned i = 0; i < block.fibers.size(); i++)
         fiber_begin(&block.fibers[i], i);
-    memset(shared, POISON, shared_size);
+    std::fill(block.memory.begin(), block.memory.end(), POISON);
+    std::fill(block.seen_by_products.begin(), block.seen_by_products.end(),
+              POISON);
+    shared = memory + -(uintptr_t)memory % SHARED_ALIGN + offset;
     while (round_of(block))
         ;
-    for (const fiber &f : block.fibers)
+    for (const fiber &f : block.fibers) {
         assert(f.is == DONE); /* else threads wait for one another */
+        assert(f.products.empty() && f.product_commits.empty());
+    }
+    assert(block.bulks.empty());
+    for (const unsigned char *at = (unsigned char *)shared + shared_size;
+         at != memory + block.memory.size(); at++)
+        assert(*at == POISON); /* else written beyond its end */
 }
 
 } // namespace
@@ -200,7 +291,8 @@ void run(const cudaLaunchConfig_t &config, void (*body)(void *), void *arg)
     running = &block;
     blockDim = t;
     gridDim = g;
-    shared = aligned_alloc(1024, (config.dynamicSmemBytes / 1024 + 1) * 1024);
+    block.memory.resize(config.dynamicSmemBytes + 2 * SHARED_ALIGN);
+    block.seen_by_products.resize(block.memory.size());
     for (fiber &f : block.fibers)
         f.stack = malloc(STACK_SIZE);
     for (unsigned i = 0; i < g.x * g.y * g.z; i++)
@@ -208,7 +300,6 @@ void run(const cudaLaunchConfig_t &config, void (*body)(void *), void *arg)
                       config.dynamicSmemBytes);
     for (fiber &f : block.fibers)
         free(f.stack);
-    free(shared);
     running = NULL;
 }
 
@@ -235,6 +326,17 @@ void warp_exchange(const void *mine, void *all, size_t size)
     running->fibers[me].deposited = false;
 }
 
+unsigned draw(void)
+{
+    return running->draw();
+}
+
+static void copy_make(const copy &c)
+{
+    memcpy(c.to, c.data, sizeof(c.data));
+    current->unfenced.push_back(c.to);
+}
+
 void copy_ask(void *to, const void *from)
 {
     copy c = {to, {}};
@@ -242,7 +344,7 @@ void copy_ask(void *to, const void *from)
     if (from != NULL)
         memcpy(c.data, from, sizeof(c.data));
     if (running->draw() % 2 == 0)
-        memcpy(c.to, c.data, sizeof(c.data));
+        copy_make(c);
     else
         current->asked.push_back(c);
 }
@@ -259,7 +361,115 @@ void copy_wait(unsigned pending)
 
     for (; commits.size() > pending; commits.pop_front())
         for (const copy &c : commits.front())
-            memcpy(c.to, c.data, sizeof(c.data));
+            copy_make(c);
+}
+
+unsigned shared_address(const void *at)
+{
+    const unsigned char *memory = running->memory.data();
+
+    return (unsigned)((unsigned char *)at -
+                      (memory + -(uintptr_t)memory % SHARED_ALIGN));
+}
+
+const void *shared_seen_by_products(unsigned address)
+{
+    return &running->seen_by_products[address];
+}
+
+void proxy_fence(void)
+{
+    for (void *at : current->unfenced)
+        memcpy(&running->seen_by_products[shared_address(at)], at, 16);
+    current->unfenced.clear();
+}
+
+void barrier_init(uint64_t *barrier, unsigned count)
+{
+    const phase p = {0, count, count, 0};
+
+    memcpy(barrier, &p, sizeof(p));
+}
+
+void barrier_arrive(uint64_t *barrier, unsigned bytes)
+{
+    phase p = phase_of(barrier);
+
+    assert(p.missing > 0);
+    p.missing--;
+    p.bytes += bytes;
+    phase_write(p, barrier);
+}
+
+void barrier_wait(uint64_t *barrier, unsigned parity)
+{
+    current->at_barrier = barrier;
+    current->parity = parity;
+    pause(AT_PHASE);
+}
+
+void bulk_copy(void *to, const void *from, unsigned size, uint64_t *barrier)
+{
+    const bulk b = {to, from, size, barrier};
+
+    assert((shared_address(to) | (uintptr_t)from | size) % 16 == 0);
+    if (running->draw() % 4 == 0)
+        bulk_make(b);
+    else
+        running->bulks.push_back(b);
+}
+
+namespace {
+
+/* The whole warp's: nobody goes on before all lanes' operands were read. */
+void product_make(const product &p)
+{
+    const uint32_t *lanes_a[WARP] = {};
+
+    warp_exchange(&p.a, lanes_a, sizeof(p.a));
+    p.make(p, lanes_a);
+    __syncwarp();
+}
+
+} // namespace
+
+/* Those on the same sums are made in order: none at once while others wait. */
+void product_ask(const product &p)
+{
+    const bool first =
+        current->products.empty() && current->product_commits.empty();
+    const bool now = warp_get(running->draw() % 2, 0) == 0;
+
+    if (!current->product_fenced)
+        p.d[0] = NAN;
+    if (first && now)
+        product_make(p);
+    else
+        current->products.push_back(p);
+}
+
+void product_fence(void)
+{
+    current->product_fenced = true;
+}
+
+void product_commit(void)
+{
+    current->product_commits.push_back(std::move(current->products));
+    current->products.clear();
+}
+
+void product_wait(unsigned pending)
+{
+    current->product_fenced = false;
+    while (current->product_commits.size() > pending) {
+        const std::vector<product> commit =
+            std::move(current->product_commits.front());
+
+        current->product_commits.pop_front();
+        for (const product &p : commit)
+            product_make(p);
+    }
 }
 
 } // namespace emulated

@@ -11,6 +11,8 @@
 #define coterie_gpu_ffn_int4 emulated_gpu_ffn_int4
 #define coterie_gpu_ffn_int4_zero emulated_gpu_ffn_int4_zero
 #define coterie_gpu_ffn_mxfp4 emulated_gpu_ffn_mxfp4
+#define coterie_gpu_ffn_wide emulated_gpu_ffn_wide
+#define coterie_gpu_wide emulated_gpu_wide
 #define coterie_gpu_combine emulated_gpu_combine
 #define coterie_gpu_router emulated_gpu_router
 #define coterie_gpu_send emulated_gpu_send
