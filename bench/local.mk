@@ -77,3 +77,9 @@ bench_placement_SOURCES = bench/bench.h bench/placement.c bench/placement.h \
 	bench/placement_goals.c bench/placement_ilp.c bench/placement_peers.c bench/placement_planted.c
 bench_placement_LDADD = libcoterie-place.la libcoterie.la $(GLPK_LIBS) \
 	$(METIS_LIBS)
+# Static: the driver, and cuBLAS if it is there, are found at run time.
+noinst_PROGRAMS += bench/gpu
+bench_gpu_SOURCES = bench/bench.h bench/gpu.c bench/gpu_layer.c \
+	bench/gpu_layer.h tests/draw.h
+bench_gpu_LDFLAGS = $(AM_LDFLAGS) -static
+bench_gpu_LDADD = libcoterie.la
