@@ -106,7 +106,7 @@ uint32_t coterie_device_tile(const coterie_device_t *device,
                              const coterie_ffn_shape_t *shape, uint32_t rows,
                              uint32_t k, uint32_t experts)
 {
-    const uint64_t each = (uint64_t)rows * k / experts;
+    const uint64_t each = experts > 0 ? (uint64_t)rows * k / experts : 0;
     const uint64_t most = 4 * each + 8; /* of nearly all experts */
 
     if (device->wide && shape->dtype == COTERIE_DTYPE_BF16 &&
