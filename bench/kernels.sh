@@ -18,22 +18,23 @@ for peer in ggml ik onednn; do
     [ -e "$module" ] && peers="$peers --peer $module"
 done
 
-# measure SHAPE DTYPE COMPUTE TOKENS SECONDS
+# measure SHAPE DTYPE COMPUTE TOKENS THREADS SECONDS
 measure() {
     # shellcheck disable=SC2086 # peers are several words
     "$bench" --shape "$1" --dtype "$2" --compute "$3" --tokens "$4" \
-        --threads 1,2 --seconds "$5" $peers ||
+        --threads "$5" --seconds "$6" $peers ||
         echo "$0: left out: shape $1, $2 with $3 products" >&2
 }
 
 for kind in "bf16 bf16" "f32 f32" "int8 int8" "int8-group int8" "int4 int8" \
     "int4-zero int8" "mxfp4 int8" "fp8 bf16" "f16 f32"; do
     # shellcheck disable=SC2086 # a type and its products
-    measure Q $kind 1,8,64,512 2
+    measure Q $kind 1,8,64,512 1,2 1.5
 done
 for shape in M D; do
-    for kind in "bf16 bf16" "f32 f32" "int8-group int8" "int4 int8"; do
+    for kind in "bf16 bf16" "int8-group int8" "int4 int8"; do
         # shellcheck disable=SC2086
-        measure $shape $kind 1,8,64,512 1
+        measure $shape $kind 1,8,64,512 1,2 1
     done
+    measure $shape f32 f32 64,512 2 1
 done
