@@ -117,7 +117,12 @@ tests_gpu_LDFLAGS = $(AM_LDFLAGS) -static
 tests_gpu_LDADD = libcoterie.la
 check-gpu: tests/gpu$(EXEEXT)
 	tests/gpu$(EXEEXT)
-.PHONY: check-gpu
+check-gpu-sanitizers: tests/gpu$(EXEEXT)
+	for tool in memcheck racecheck synccheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    tests/gpu$(EXEEXT) || exit 1; \
+	done
+.PHONY: check-gpu check-gpu-sanitizers
 
 AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 	COTERIE_EXAMPLES='$(abs_srcdir)/examples'; \
