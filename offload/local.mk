@@ -1,8 +1,8 @@
-coterieinclude_HEADERS += include/coterie/host.h \
+coterieinclude_HEADERS += include/coterie/early.h include/coterie/host.h \
 	include/coterie/offload.h include/coterie/tiers.h
 libcoterie_la_SOURCES += offload/policy.c offload/policy.h \
 	offload/policy_cost.c offload/policy_lists.c
-libcoterie_la_SOURCES += offload/chance.h offload/forecast.c \
+libcoterie_la_SOURCES += offload/chance.h offload/early.c offload/forecast.c \
 	offload/forecast.h offload/foresight.c offload/foresight.h \
 	offload/history.c offload/history.h offload/hot.c offload/player.c \
 	offload/player.h offload/predictor.c offload/predictor.h \

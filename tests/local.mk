@@ -43,6 +43,7 @@ tests_run_SOURCES = tests/test_base.c \
 	tests/fault_io.c tests/fault_io.h \
 	tests/test_reader.c \
 	tests/test_budget.c \
+	tests/test_early.c \
 	tests/test_sharing.c \
 	tests/test_tiers.c \
 	tests/test_timeline.c \

@@ -20,6 +20,7 @@ struct decoder {
     const weights_t *weights;
     coterie_engine_t engine;
     coterie_router_options_t router;
+    coterie_early_t *early; /* or NULL */
     cache_t cache;
     attention_t attention;
     uint32_t step;
@@ -51,9 +52,12 @@ static coterie_status_t attention_add(decoder_t *d, coterie_session_t *session,
                                       uint32_t layer);
 static coterie_status_t experts_add(decoder_t *d, coterie_session_t *session,
                                     const layer_weights_t *layer);
-static coterie_status_t route(decoder_t *d, const layer_weights_t *layer,
-                              const float *normed, int32_t *ids,
-                              float *gates);
+static coterie_status_t early_open(decoder_t *d);
+static void scores_fill(decoder_t *d, const layer_weights_t *layer,
+                        const float *normed);
+static coterie_early_rows_t rows_at(const decoder_t *d, uint32_t moe_layer);
+static coterie_status_t choose(decoder_t *d, const layer_weights_t *layer,
+                               int32_t *ids, float *gates);
 static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer);
 static coterie_status_t record(decoder_t *d, uint32_t moe_layer);
 static coterie_status_t tokens_draw(decoder_t *d);
@@ -104,6 +108,10 @@ coterie_status_t decoder_create(const decoder_options_t *options,
         goto out;
     }
     arrays_carve(d, &fill);
+    if (options->learn)
+        status = early_open(d);
+    if (status != COTERIE_OK)
+        goto out;
     *decoder_p = d;
     d = NULL;
 out:
@@ -137,6 +145,7 @@ void decoder_destroy(decoder_t *decoder)
 {
     if (decoder == NULL)
         return;
+    coterie_early_destroy(decoder->early);
     attention_destroy(&decoder->attention);
     cache_destroy(&decoder->cache);
     free(decoder->block);
@@ -161,6 +170,18 @@ static void engine_fill(decoder_t *d)
                                            .group_count = c->group_count,
                                            .group_topk = c->group_topk,
                                            .scale = c->routed_scale};
+}
+
+static coterie_status_t early_open(decoder_t *d)
+{
+    const coterie_model_config_t *c = &d->weights->config;
+    coterie_early_options_t options = COTERIE_EARLY_OPTIONS_INIT;
+
+    options.layer_count = c->moe_layers;
+    options.expert_count = c->experts;
+    options.hidden = c->hidden;
+    options.max_rows = d->options.max_rows;
+    return coterie_early_create(&options, &d->early);
 }
 
 static void arrays_carve(decoder_t *d, carve_t *c)
@@ -290,10 +311,14 @@ static coterie_status_t experts_add(decoder_t *d, coterie_session_t *session,
     const decoder_options_t *o = &d->options;
     bool tell = d->mode == COTERIE_MODE_FORWARD ? o->steer : o->ahead;
     bool guess = tell || (o->predict && o->recorder != NULL);
-    coterie_status_t status =
-        route(d, layer, d->normed, d->ids, d->gates);
+    coterie_early_rows_t rows = rows_at(d, layer->moe_layer);
     coterie_rows_t swapped;
+    coterie_status_t status;
 
+    scores_fill(d, layer, d->normed);
+    if (d->early != NULL)
+        coterie_early_learn(d->early, &rows, d->scores);
+    status = choose(d, layer, d->ids, d->gates);
     d->here.normed = d->normed;
     d->here.topk_ids = d->ids;
     d->here.topk_weights = d->gates;
@@ -311,20 +336,34 @@ static coterie_status_t experts_add(decoder_t *d, coterie_session_t *session,
     return status;
 }
 
-static coterie_status_t route(decoder_t *d, const layer_weights_t *layer,
-                              const float *normed, int32_t *ids, float *gates)
+static void scores_fill(decoder_t *d, const layer_weights_t *layer,
+                        const float *normed)
 {
     const coterie_model_config_t *c = &d->weights->config;
 
     coterie_linear(d->here.count, c->hidden, c->experts, normed, layer->router,
                    COTERIE_DTYPE_F32, layer->router_bias, d->scores);
+}
+
+static coterie_early_rows_t rows_at(const decoder_t *d, uint32_t moe_layer)
+{
+    return (coterie_early_rows_t){.layer = moe_layer,
+                                  .count = d->here.count,
+                                  .sequence = d->here.sequence,
+                                  .position = d->here.position};
+}
+
+static coterie_status_t choose(decoder_t *d, const layer_weights_t *layer,
+                               int32_t *ids, float *gates)
+{
     d->router.bias = layer->choice_bias;
     return coterie_router_topk(&d->router, d->here.count, d->scores, ids,
                                gates);
 }
 
 /* The next layer's router, asked before this layer's experts have spoken: the
- * residual stream changes slowly, so it is mostly right. */
+ * residual stream changes slowly, so it is mostly right. Ranks that forward
+ * must all guess the same, so none of them learns. */
 static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer)
 {
     const coterie_model_config_t *c = &d->weights->config;
@@ -338,7 +377,13 @@ static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer)
     }
     coterie_rms_norm(d->here.count, c->hidden, c->norm_eps, d->here.hidden,
                      next->ffn_norm, d->added);
-    return route(d, next, d->added, d->predicted, d->guesses);
+    scores_fill(d, next, d->added);
+    if (d->early != NULL && d->mode != COTERIE_MODE_FORWARD) {
+        coterie_early_rows_t rows = rows_at(d, next_moe_layer);
+
+        coterie_early_correct(d->early, &rows, d->added, d->scores);
+    }
+    return choose(d, next, d->predicted, d->guesses);
 }
 
 static coterie_status_t record(decoder_t *d, uint32_t moe_layer)

@@ -20,6 +20,7 @@ typedef struct decoder_options {
     uint32_t max_rows;
     bool share_kv; /* rows may move: other ranks need their K/V */
     bool predict;  /* guess the next layer's experts, for the recorder */
+    bool learn;    /* but not in forward mode, to guess better on the way */
     bool steer;    /* and, in forward mode, for the session */
     bool ahead;    /* and, in other modes, for its tiers to read ahead */
     sampler_t sampler;

@@ -30,7 +30,11 @@ typedef enum transport_choice {
     TRANSPORT_MPI
 } transport_choice_t;
 
-typedef enum predict_choice { PREDICT_ROUTER, PREDICT_GROUP } predict_choice_t;
+typedef enum predict_choice {
+    PREDICT_ROUTER,
+    PREDICT_GROUP,
+    PREDICT_LEARNED
+} predict_choice_t;
 
 /* What every rank reads and none changes. */
 typedef struct job {

@@ -161,14 +161,14 @@ static coterie_status_t recorder_open(rank_t *r)
     options.expert_count = c->experts;
     options.k = c->k;
     options.predicted_k =
-        r->job->options->predict == PREDICT_ROUTER ? c->k : 0;
+        r->job->options->predict != PREDICT_GROUP ? c->k : 0;
     return coterie_trace_recorder_create(&options, &r->recorder);
 }
 
 static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows)
 {
     const job_t *job = r->job;
-    bool predict = job->options->predict == PREDICT_ROUTER;
+    bool predict = job->options->predict != PREDICT_GROUP;
     decoder_options_t options = {
         .weights = job->weights,
         .sequences = job->prompts.count,
@@ -177,6 +177,8 @@ static coterie_status_t decoder_open(rank_t *r, uint32_t max_rows)
         .max_rows = max_rows,
         .share_kv = job->group != COTERIE_GROUP_NONE,
         .predict = predict,
+        .learn = job->options->predict == PREDICT_LEARNED ||
+                 (predict && job->tiers != NULL),
         .steer = predict && job->group == COTERIE_GROUP_ALL,
         .ahead = predict && job->tiers != NULL,
         .sampler = {.seed = job->options->seed,
@@ -195,7 +197,7 @@ static coterie_status_t session_open(rank_t *r, uint32_t max_rows)
 {
     const job_t *job = r->job;
     const coterie_model_config_t *c = &job->weights->config;
-    bool predict = job->options->predict == PREDICT_ROUTER &&
+    bool predict = job->options->predict != PREDICT_GROUP &&
                    (job->group == COTERIE_GROUP_ALL || job->tiers != NULL);
     coterie_session_options_t options = COTERIE_SESSION_OPTIONS_INIT;
 

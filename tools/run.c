@@ -10,7 +10,8 @@
 #include "tools/report.h"
 
 static const char *const transport_names[] = {"threads", "mpi", NULL};
-static const char *const predict_names[] = {"router", "group", NULL};
+static const char *const predict_names[] = {"router", "group", "learned",
+                                            NULL};
 
 static int run_run(const invocation_t *in);
 static int together(const invocation_t *in, coterie_transport_t *transport,
@@ -55,8 +56,8 @@ static const option_spec_t run_specs[] = {
      "nodes that the ranks are on (1)", 1, 4096, NULL},
     {"group", 0, OPTION_CHOICE, FIELD(group), "auto|all|node|none|across",
      "ranks that share keys and values", 0, 0, group_choices},
-    {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group",
-     "forward: where next, guessed or everywhere", 0, 0, predict_names},
+    {"predict", 0, OPTION_CHOICE, FIELD(predict), "router|group|learned",
+     "where next: the router's guess, everywhere, better", 0, 0, predict_names},
     {"threads", 0, OPTION_COUNT, FIELD(threads), "N",
      "compute experts with N threads for all ranks", 1, 1024, NULL},
     {"wire", 0, OPTION_CHOICE, FIELD(wire), "f32|bf16|int8",

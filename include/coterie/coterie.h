@@ -6,6 +6,7 @@
 #include <coterie/cost.h>
 #include <coterie/device.h>
 #include <coterie/dispatch.h>
+#include <coterie/early.h>
 #include <coterie/ffn.h>
 #include <coterie/host.h>
 #include <coterie/kernels.h>

@@ -1,0 +1,142 @@
+#include "config.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include <coterie/coterie.h>
+
+/* A router's scores change by a linear function of what it was shown. */
+enum { HIDDEN = 24, EXPERTS = 6, ROWS = 8, STEPS = 1000 };
+
+static float change[EXPERTS][HIDDEN];
+
+static coterie_early_t *early_of(uint32_t rows);
+static float draw(void);
+static float step_run(coterie_early_t *early, uint32_t rows, bool come);
+
+TestSuite(early);
+
+Test(early, learns_what_changes_a_router)
+{
+    coterie_early_t *early = early_of(1);
+    float before = step_run(early, 1, true), after = 0;
+
+    for (int i = 0; i < STEPS; i++)
+        step_run(early, 1, true);
+    after = step_run(early, 1, true);
+    cr_expect(lt(flt, after, before / 4));
+    coterie_early_destroy(early);
+}
+
+/* As many as come at once, each of which takes away its part of the error. */
+Test(early, learns_from_many_rows_of_a_step)
+{
+    coterie_early_t *early = early_of(ROWS);
+
+    float before = step_run(early, ROWS, true);
+
+    for (int i = 0; i < STEPS; i++)
+        step_run(early, ROWS, true);
+    cr_expect(lt(flt, step_run(early, ROWS, true), before / 4));
+    coterie_early_destroy(early);
+}
+
+Test(early, learns_nothing_from_rows_that_went_elsewhere)
+{
+    coterie_early_t *early = early_of(ROWS);
+
+    for (int i = 0; i < STEPS; i++)
+        step_run(early, ROWS, false);
+    cr_expect(gt(flt, step_run(early, ROWS, false), 1));
+    coterie_early_destroy(early);
+}
+
+Test(early, survives_scores_that_are_no_numbers)
+{
+    coterie_early_t *early = early_of(1);
+    const int32_t zero = 0;
+    const coterie_early_rows_t rows = {1, 1, &zero, &zero};
+    float normed[HIDDEN] = {INFINITY, 1}, scores[EXPERTS] = {1, 2};
+
+    coterie_early_correct(early, &rows, normed, scores);
+    cr_expect(eq(flt, 2, scores[1]));
+    scores[1] = NAN;
+    coterie_early_learn(early, &rows, scores);
+    for (int i = 0; i < STEPS; i++)
+        step_run(early, 1, true);
+    normed[0] = 1;
+    scores[1] = 2;
+    coterie_early_correct(early, &rows, normed, scores);
+    cr_expect(isfinite(scores[1]));
+    coterie_early_destroy(early);
+}
+
+Test(early, refuses_what_is_empty)
+{
+    coterie_early_options_t options = COTERIE_EARLY_OPTIONS_INIT;
+    coterie_early_t *early = NULL;
+
+    options.layer_count = 2;
+    options.expert_count = EXPERTS;
+    options.max_rows = 1;
+    cr_expect(eq(int, COTERIE_ERR_INVALID,
+                 coterie_early_create(&options, &early)));
+    cr_expect(zero(ptr, early));
+}
+
+static coterie_early_t *early_of(uint32_t rows)
+{
+    coterie_early_options_t options = COTERIE_EARLY_OPTIONS_INIT;
+    coterie_early_t *early = NULL;
+
+    options.layer_count = 2;
+    options.expert_count = EXPERTS;
+    options.hidden = HIDDEN;
+    options.max_rows = rows;
+    cr_assert(eq(int, COTERIE_OK, coterie_early_create(&options, &early)));
+    srand(1);
+    for (int e = 0; e < EXPERTS; e++)
+        for (int h = 0; h < HIDDEN; h++)
+            change[e][h] = draw();
+    return early;
+}
+
+/* -1 to 1 */
+static float draw(void)
+{
+    return (float)rand() / (float)(RAND_MAX / 2) - 1;
+}
+
+/* Returns the mean distance of what was guessed from what came. */
+static float step_run(coterie_early_t *early, uint32_t rows, bool come)
+{
+    float normed[ROWS][HIDDEN], scores[ROWS][EXPERTS], right[ROWS][EXPERTS];
+    int32_t sequence[ROWS], position[ROWS], other[ROWS];
+    float distance = 0;
+
+    for (uint32_t i = 0; i < rows; i++) {
+        sequence[i] = (int32_t)i;
+        position[i] = 5;
+        other[i] = 6;
+        for (int h = 0; h < HIDDEN; h++)
+            normed[i][h] = draw() > 0 ? 1 : -1; /* of mean square 1 */
+        for (int e = 0; e < EXPERTS; e++) {
+            scores[i][e] = right[i][e] = draw();
+            for (int h = 0; h < HIDDEN; h++)
+                right[i][e] += change[e][h] * normed[i][h];
+        }
+    }
+    coterie_early_correct(
+        early, &(coterie_early_rows_t){1, rows, sequence, position},
+        normed[0], scores[0]);
+    for (uint32_t i = 0; i < rows * EXPERTS; i++)
+        distance += fabsf(scores[0][i] - right[0][i]);
+    coterie_early_learn(early,
+                        &(coterie_early_rows_t){1, rows, sequence,
+                                                come ? position : other},
+                        right[0]);
+    return distance / (float)(rows * EXPERTS);
+}
