@@ -77,7 +77,8 @@ Test(place_command, fills_ranks_as_the_topology_says)
 
     trace_draw("t.npy", 3, EXPERTS, 300);
     snprintf(text, sizeof(text), format,
-             ", \"slots\": [2, 9, 12], \"memory_bytes\": [1000000000, 1000000000, 15000000]");
+             ", \"slots\": [2, 9, 12], "
+             "\"memory_bytes\": [1000000000, 1000000000, 15000000]");
     text_put("top.json", text);
     json_decref(command_json("place '%s' --topology '%s' --expert-bytes "
                              "1000000 --time-limit 1 -o '%s' --json",
