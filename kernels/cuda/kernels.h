@@ -114,16 +114,9 @@ static inline uint32_t coterie_gpu_tile(uint32_t rows)
     return tile;
 }
 
-#ifdef __CUDACC__
-#define COTERIE_GPU_BOTH __host__ __device__
-#else
-#define COTERIE_GPU_BOTH
-#endif
-
 /* Pairs of each tile but the last of an expert with `count` of them: evenly
  * many, by eights. */
-static inline COTERIE_GPU_BOTH uint32_t coterie_gpu_tile_step(uint32_t count,
-                                                              uint32_t tile)
+COTERIE_GPU_BOTH uint32_t coterie_gpu_tile_step(uint32_t count, uint32_t tile)
 {
     const uint32_t tiles = (count + tile - 1) / tile;
 
