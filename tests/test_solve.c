@@ -237,3 +237,40 @@ Test(solve, tells_a_swaps_gain_as_the_cost_does)
     }
     coterie_layer_close(&layer);
 }
+
+/* Thirds are no floats, and experts alike in pairs save nothing by changing
+ * places: rounding alone decides what a swap seems to save. */
+Test(solve, descends_to_an_end_where_swaps_save_only_rounding, .timeout = 60)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    uint16_t rank_of[LAYERS * EXPERTS], alike[] = {0, 1, 2, 3, 0, 1,
+                                                   2, 3, 0, 1, 2, 3};
+    float seam[(LAYERS - 1) * CELLS] = {0}, pair[LAYERS * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_search_t random = {.random = 6};
+    coterie_problem_t problem;
+    coterie_layer_t layer;
+
+    memset(rank_of, 0, sizeof(rank_of));
+    problem = following(rank_of, seam, load, capacity);
+    problem.pair = pair;
+    cr_assert(eq(int, COTERIE_OK, coterie_layer_open(&layer, &problem)));
+    for (uint32_t round = 0; round < 2000; round++) {
+        float of_kind[CELLS];
+
+        for (uint32_t i = 0; i < CELLS; i++)
+            of_kind[i] = 5.5f / 3 * coterie_search_below(&random, 60);
+        for (uint32_t i = 0; i < LAYERS * CELLS; i++) {
+            uint32_t e = i % CELLS / EXPERTS, f = i % EXPERTS;
+            uint32_t low = (e < f ? e : f) / 2, high = (e < f ? f : e) / 2;
+            pair[i] = e == f ? 0 : of_kind[low * EXPERTS + high];
+        }
+        for (uint32_t i = 0; i < (LAYERS - 1) * CELLS; i++)
+            seam[i] = of_kind[i % CELLS];
+        memcpy(rank_of, alike, sizeof(alike));
+        coterie_problem_measure(&problem);
+        coterie_layer_enter(&layer, rank_of, 0);
+        coterie_layer_descend(&layer);
+    }
+    coterie_layer_close(&layer);
+}

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,7 @@
 #include "base/error.h"
 #include "placement/solve/layer.h"
 
-enum { CHANCES = 4096 };
+enum { CHANCES = 4096, NOISE = 32 };
 
 static uint64_t over(uint64_t load, uint64_t max);
 static double swap_gain(const coterie_layer_t *layer, coterie_swap_t swap);
@@ -20,6 +21,7 @@ static void pull_behind(coterie_layer_t *layer, const float *seam,
 static void pull_ahead(coterie_layer_t *layer, const float *seam,
                        const uint16_t *rank_of);
 static void pull_network(coterie_layer_t *layer);
+static double pull_noise(const coterie_layer_t *layer);
 
 coterie_status_t coterie_layer_open(coterie_layer_t *layer,
                                     const coterie_problem_t *problem)
@@ -125,10 +127,11 @@ void coterie_layer_anneal(coterie_layer_t *layer, uint64_t count, double heat)
 void coterie_layer_descend(coterie_layer_t *layer)
 {
     uint32_t experts = layer->problem->expert_count, idle = 0;
+    double least = fmax(layer->problem->tolerance, pull_noise(layer));
 
     for (uint32_t a = 0; idle < experts; a = (a + 1) % experts) {
         coterie_swap_t best = {a, a};
-        double most = layer->problem->tolerance;
+        double most = least;
         for (uint32_t b = 0; b < experts; b++) {
             double gain = swap_gain(layer, (coterie_swap_t){a, b});
             if (gain > most) {
@@ -296,4 +299,17 @@ static void pull_network(coterie_layer_t *layer)
         for (uint32_t r = 0; r < size; r++)
             *pull++ += sum * (p->network_cost - 1);
     }
+}
+
+/* What rounding can make of a swap that saves nothing: two that undo each
+ * other must not both seem to save something. */
+static double pull_noise(const coterie_layer_t *layer)
+{
+    const coterie_problem_t *p = layer->problem;
+    size_t count = (size_t)p->expert_count * p->rank_count;
+    float most = 0;
+
+    for (size_t i = 0; i < count; i++)
+        most = fmaxf(most, fabsf(layer->pull[i]));
+    return NOISE * FLT_EPSILON * most;
 }
