@@ -41,7 +41,8 @@ uint64_t coterie_share_identity(const coterie_source_t *source,
     return sums[0];
 }
 
-bool coterie_share_send(int socket, const coterie_share_part_t *parts, size_t count)
+bool coterie_share_send(int socket, const coterie_share_part_t *parts,
+                        size_t count)
 {
     struct iovec places[PARTS_MOST];
     struct msghdr message = {.msg_iov = places, .msg_iovlen = count};

@@ -579,7 +579,8 @@ static bool ids_within(const int32_t *ids, size_t count, uint32_t bound)
 static bool answer(const visit_t *visit, coterie_answer_t answer,
                    const void *data)
 {
-    coterie_share_part_t parts[2] = {{&answer, sizeof(answer)}, {data, answer.size}};
+    coterie_share_part_t parts[2] = {{&answer, sizeof(answer)},
+                                     {data, answer.size}};
 
     if (answer.status != COTERIE_OK) {
         parts[1].data = coterie_last_error();

@@ -55,7 +55,8 @@ static const option_spec_t info_specs[] = {
     {"ranks", 'r', OPTION_COUNT, offsetof(info_options_t, ranks), "R",
      "for placements that do not say it", 1, 4096, NULL},
     {"devices", 0, OPTION_FLAG, offsetof(info_options_t, devices), NULL,
-     "list this machine's GPUs and NCCL, or say why there are none", 0, 0, NULL},
+     "list this machine's GPUs and NCCL, or say why there are none", 0, 0,
+     NULL},
     {"json", 0, OPTION_FLAG, offsetof(info_options_t, json), NULL,
      "print one JSON object", 0, 0, NULL},
     {NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL}};
