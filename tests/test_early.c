@@ -113,7 +113,8 @@ static float draw(void)
 /* Returns the mean distance of what was guessed from what came. */
 static float step_run(coterie_early_t *early, uint32_t rows, bool come)
 {
-    float normed[ROWS][HIDDEN], scores[ROWS][EXPERTS], right[ROWS][EXPERTS];
+    float normed[ROWS][HIDDEN] = {{0}}, scores[ROWS][EXPERTS] = {{0}};
+    float right[ROWS][EXPERTS] = {{0}};
     int32_t sequence[ROWS], position[ROWS], other[ROWS];
     float distance = 0;
 
@@ -132,8 +133,9 @@ static float step_run(coterie_early_t *early, uint32_t rows, bool come)
     coterie_early_correct(
         early, &(coterie_early_rows_t){1, rows, sequence, position},
         normed[0], scores[0]);
-    for (uint32_t i = 0; i < rows * EXPERTS; i++)
-        distance += fabsf(scores[0][i] - right[0][i]);
+    for (uint32_t i = 0; i < rows; i++)
+        for (int e = 0; e < EXPERTS; e++)
+            distance += fabsf(scores[i][e] - right[i][e]);
     coterie_early_learn(early,
                         &(coterie_early_rows_t){1, rows, sequence,
                                                 come ? position : other},

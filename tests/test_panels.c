@@ -211,10 +211,10 @@ static uint64_t digest_apart(int isa, coterie_dtype_t dtype,
         digest = digest_of_isa(isa, dtype, compute);
         _exit(write(ends[1], &digest, sizeof(digest)) != sizeof(digest));
     }
+    close(ends[1]); /* or one that died would be waited for */
     cr_assert(eq(int, (int)read(ends[0], &digest, sizeof(digest)),
                  (int)sizeof(digest)));
     close(ends[0]);
-    close(ends[1]);
     wait(NULL);
     return digest;
 }
