@@ -251,7 +251,8 @@ INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                                    (size_t)p * tile->panel_stride,
                                0, 3);
     UNROLL_ALL for (int i = 0; i < shape.units; i++)
-        panel_unit(tile, shape, step, i, shape.units > 1 ? i : half, state);
+        panel_unit(tile, shape, step, i, shape.units > 1 ? i % 2 : half,
+                   state);
     UNROLL for (int i = 0; i * ROWS_NEAR < shape.rows; i++)
         state->x[i] += shape.units * 4;
 }
