@@ -20,7 +20,8 @@ enum {
     STEPS_LEAST = 15, /* fewer say less than matchings */
     BOUND_EVERY = 20, /* steps */
     STIFFEN_EVERY = 10,
-    STIFFEN_LAST = 200 /* after which squares' weight stays */
+    STIFFEN_LAST = 200, /* after which squares' weight stays */
+    IDLE_MOST = 3 /* bounds in a row that are hardly better: steps waver */
 };
 
 static const double SIZE_MOST = 96e6;      /* bytes */
@@ -75,15 +76,20 @@ static coterie_status_t semidefinite_solve(const coterie_problem_t *problem,
     coterie_gram_t gram = {.problem = problem, .search = search,
                            .solution = solution};
     coterie_status_t status = coterie_gram_open(&gram);
+    double stalled = search->proof ? STALLED_PROOF : STALLED;
+    uint32_t idle = 0;
 
     for (uint32_t steps = 0; status == COTERIE_OK; steps += BOUND_EVERY) {
         double before = solution->bound;
         int over = steps_take(&gram, steps);
         double gap = solution->cost - before;
         bound_prove(&gram);
+        if (solution->bound - before < gap * stalled)
+            idle++;
+        else
+            idle = 0;
         if (over || coterie_solution_optimal(problem, solution) ||
-            (steps > 0 && solution->bound - before <
-                              gap * (search->proof ? STALLED_PROOF : STALLED)))
+            (steps > 0 && idle >= IDLE_MOST))
             break;
     }
     if (status == COTERIE_OK && !search->stopped)
