@@ -244,3 +244,18 @@ void store_pack(const char *directory, char folder[PATH_SIZE],
               coterie_last_error());
     coterie_model_close(source);
 }
+
+size_t records_load(const coterie_model_t *model, uint32_t experts,
+                    uint32_t count, unsigned char **records)
+{
+    coterie_expert_format_t format = {.size = sizeof(format)};
+
+    coterie_model_expert_format(model, &format);
+    for (uint32_t i = 0; i < count; i++) {
+        records[i] = malloc(format.record_size);
+        cr_assert(coterie_model_expert(model, i / experts, i % experts,
+                                       records[i]) == COTERIE_OK,
+                  "%s", coterie_last_error());
+    }
+    return format.record_size;
+}

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <coterie/model.h>
 #include <jansson.h>
 
 enum { PATH_SIZE = 256 };
@@ -26,6 +27,11 @@ void path_in(const char *folder, const char *name, char path[PATH_SIZE]);
 /* Packs a model's directory into a store, folder/store, of a new folder. */
 void store_pack(const char *directory, char folder[PATH_SIZE],
                 char store[PATH_SIZE]);
+
+/* The records of a model's first `count` experts, layer by layer; each to be
+ * freed. Returns their size in bytes. */
+size_t records_load(const coterie_model_t *model, uint32_t experts,
+                    uint32_t count, unsigned char **records);
 
 /* A fixture's config.json, to change and to save. */
 json_t *config_load(const char *name);

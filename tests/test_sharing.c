@@ -221,19 +221,11 @@ Test(sharing, refuses_what_cannot_be_shared)
 static void store_open(void)
 {
     char directory[PATH_SIZE];
-    coterie_expert_format_t format = {.size = sizeof(format)};
 
     fixture_path("mixtral", directory);
     store_pack(directory, folder, path);
     cr_assert(eq(int, COTERIE_OK, coterie_model_open(path, &model)));
-    coterie_model_expert_format(model, &format);
-    record_size = format.record_size;
-    for (uint32_t i = 0; i < ITEMS; i++) {
-        records[i] = malloc(record_size);
-        cr_assert(eq(int, COTERIE_OK,
-                     coterie_model_expert(model, i / EXPERTS, i % EXPERTS,
-                                          records[i])));
-    }
+    record_size = records_load(model, EXPERTS, ITEMS, records);
     cr_assert(pipe(ready) == 0);
 }
 
