@@ -124,12 +124,19 @@ static coterie_status_t packer_init(packer_t *packer, const char *path)
 static coterie_status_t parts_open(packer_t *packer, const char *path)
 {
     const coterie_pack_options_t *options = &packer->options;
+    const coterie_model_config_t *config = &packer->model->shape.config;
     coterie_status_t status;
 
     if (options->stripe_count > COTERIE_STRIPES_MAX)
         return coterie_fail(COTERIE_ERR_INVALID, "%s: %u stripes; %d is the "
                             "most", path, options->stripe_count,
                             COTERIE_STRIPES_MAX);
+    if (options->stripe_count >= config->moe_layers * config->experts)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "%s: %u stripes beside it; %u experts are too few "
+                            "for that",
+                            path, options->stripe_count,
+                            config->moe_layers * config->experts);
     packer->part = packer->parts;
     status = coterie_output_open(path, options->force != 0,
                                  &packer->part->output);

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,12 +30,13 @@ enum {
     ARENA = PIECES * 4 * MIB,
     FOLDER_SIZE = 128 * MIB,     /* of the temporary file, */
     FOLDER_RECORD = 4 * MIB,     /* read as if it had such records */
-    READ_MOST = 512 * MIB        /* bytes of records */
+    READ_MOST = 512 * MIB        /* bytes of records, if time allows */
 };
 
 static const uint32_t requests[] = {MIB, 2 * MIB, 4 * MIB};
 static const uint32_t depths[DEPTHS] = {2, 4, 8, 16};
 static const double bare_s = 0.04; /* of one setting, in each round */
+static const double records_s = 0.5;
 
 enum { REQUESTS = sizeof(requests) / sizeof(requests[0]) };
 
@@ -42,6 +45,7 @@ typedef struct drive {
     coterie_datafile_t file;
     coterie_extent_t (*extent)(const struct drive *drive, uint32_t record);
     const coterie_model_t *model;
+    uint32_t file_index; /* of the model's */
     uint32_t record_count, expert_count;
     uint64_t record_size;
     coterie_arena_t arena;
@@ -52,7 +56,9 @@ typedef struct drive {
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t changed;
     uint64_t most; /* bytes of a record that are read */
-    uint64_t left; /* records to begin */
+    uint64_t left; /* records to begin, */
+    double until;  /* and when not to any more */
+    double bytes;  /* read */
     uint32_t under_way;
     const coterie_read_t *failed;
 } drive_t;
@@ -72,7 +78,7 @@ static coterie_status_t reader_examine(drive_t *drive, coterie_drive_t *found);
 static double records_read(drive_t *drive);
 static double waits_read(drive_t *drive);
 static void record_start(drive_t *drive, coterie_read_t *read);
-static uint32_t record_draw(drive_t *drive);
+static bool record_draw(drive_t *drive, uint32_t *record_p);
 static void record_done(void *arg, coterie_read_t *read);
 static void records_await(drive_t *drive);
 static uint64_t draw(drive_t *drive, uint64_t bound);
@@ -80,29 +86,44 @@ static int compare(const void *left, const void *right);
 static double median(double *values, size_t count);
 static double seconds_now(void);
 
-coterie_status_t coterie_drive_examine(const coterie_model_t *model,
-                                       coterie_drive_t *found)
+uint32_t coterie_drive_count(const coterie_model_t *model)
 {
-    const coterie_datafile_t *file;
+    uint32_t count = 0;
+
+    while (coterie_store_file(model->source, count) != NULL)
+        count++;
+    return count;
+}
+
+coterie_status_t coterie_drive_examine(const coterie_model_t *model,
+                                       uint32_t file, coterie_drive_t *found)
+{
     coterie_model_config_t config = {.size = sizeof(config)};
     coterie_expert_format_t format;
-    drive_t drive = {.model = model, .extent = store_extent};
+    drive_t drive = {.model = model,
+                     .extent = store_extent,
+                     .file_index = file};
+    uint32_t count, record;
 
     if (model == NULL || found == NULL)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "coterie_drive_examine: an argument is NULL");
-    file = coterie_store_file(model->source, 0);
-    if (file == NULL)
+    count = coterie_drive_count(model);
+    if (count == 0)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "%s: not an expert store; make one with `coterie "
                             "pack`, or examine a folder",
                             model->source->path);
     coterie_model_config(model, &config);
     coterie_model_expert_format(model, &format);
-    drive.file = *file;
     drive.expert_count = config.experts;
     drive.record_count = config.moe_layers * config.experts;
     drive.record_size = format.record_size;
+    if (file >= count || !record_draw(&drive, &record))
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "%s: no file %u of %u with an expert in it",
+                            model->source->path, file, count);
+    drive.file = *coterie_store_file(model->source, file);
     return examine(&drive, found);
 }
 
@@ -121,6 +142,8 @@ coterie_status_t coterie_drive_examine_folder(const char *folder,
     status = folder_open(folder, &drive);
     if (status == COTERIE_OK)
         status = examine(&drive, found);
+    if (status == COTERIE_OK)
+        snprintf(found->path, sizeof(found->path), "%s", folder);
     coterie_datafile_close(&drive.file);
     return status;
 }
@@ -195,8 +218,12 @@ static coterie_status_t examine(drive_t *drive, coterie_drive_t *found)
     coterie_drive_t made = {.size = sizeof(made),
                             .record_size = drive->record_size};
     coterie_status_t status;
+    struct stat about;
     size_t arena = ARENA;
 
+    snprintf(made.path, sizeof(made.path), "%s", drive->file.path);
+    if (fstat(drive->file.descriptor, &about) == 0)
+        made.device = about.st_dev;
     if (drive->record_size * 2 > arena)
         arena = (size_t)drive->record_size * 2;
     drive->state = 1;
@@ -319,13 +346,14 @@ static coterie_status_t reader_examine(drive_t *drive, coterie_drive_t *found)
 
 static double records_read(drive_t *drive)
 {
-    double start = seconds_now(), bytes;
+    double start = seconds_now();
     size_t slots = drive->arena.size / drive->record_size;
 
     pthread_mutex_lock(&drive->mutex);
     drive->most = drive->record_size;
     drive->left = READ_MOST / drive->record_size + 1;
-    bytes = (double)drive->left * (double)drive->record_size;
+    drive->until = start + records_s;
+    drive->bytes = 0;
     for (size_t i = 0; i < SLOTS && i < slots && drive->left > 0; i++) {
         drive->reads[i].data = drive->arena.data + i * drive->record_size;
         drive->under_way++;
@@ -333,7 +361,7 @@ static double records_read(drive_t *drive)
     }
     records_await(drive);
     pthread_mutex_unlock(&drive->mutex);
-    return bytes * 1e-9 / (seconds_now() - start);
+    return drive->bytes * 1e-9 / (seconds_now() - start);
 }
 
 /* One at a time: a MiB, or a whole record that is smaller. */
@@ -357,9 +385,13 @@ static double waits_read(drive_t *drive)
 
 static void record_start(drive_t *drive, coterie_read_t *read)
 {
-    uint32_t record = record_draw(drive);
-    coterie_extent_t extent = drive->extent(drive, record);
+    uint32_t record;
+    coterie_extent_t extent;
+    bool found = record_draw(drive, &record);
 
+    assert(found);
+    (void)found;
+    extent = drive->extent(drive, record);
     drive->left--;
     read->layer = drive->expert_count > 0 ? record / drive->expert_count : 0;
     read->expert = drive->expert_count > 0 ? record % drive->expert_count
@@ -370,19 +402,20 @@ static void record_start(drive_t *drive, coterie_read_t *read)
     coterie_reader_start(drive->reader, read, COTERIE_URGENCY_DEMAND);
 }
 
-/* One in the file looked at: the next after a random one. A store without any
- * there has none of its own, which its writer never makes. */
-static uint32_t record_draw(drive_t *drive)
+/* One in the file looked at: the next after a random one. */
+static bool record_draw(drive_t *drive, uint32_t *record_p)
 {
     uint32_t begin = (uint32_t)draw(drive, drive->record_count);
 
     for (uint32_t i = 0; i < drive->record_count; i++) {
         uint32_t record = (begin + i) % drive->record_count;
 
-        if (drive->extent(drive, record).file == 0)
-            return record;
+        if (drive->extent(drive, record).file != drive->file_index)
+            continue;
+        *record_p = record;
+        return true;
     }
-    return begin;
+    return false;
 }
 
 static void record_done(void *arg, coterie_read_t *read)
@@ -392,7 +425,9 @@ static void record_done(void *arg, coterie_read_t *read)
     pthread_mutex_lock(&drive->mutex);
     if (read->status != COTERIE_OK && drive->failed == NULL)
         drive->failed = read;
-    if (drive->left > 0 && drive->failed == NULL)
+    drive->bytes += (double)read->size;
+    if (drive->left > 0 && drive->failed == NULL &&
+        seconds_now() < drive->until)
         record_start(drive, read);
     else
         drive->under_way--;

@@ -168,6 +168,33 @@ Test(stripes, are_files_of_their_own)
     cr_expect(eq(int, -1, access(store, F_OK)));
 }
 
+/* With the store's own file there would be one more than there are experts. */
+Test(stripes, are_fewer_than_experts)
+{
+    char store[PATH_SIZE], names[ITEMS][PATH_SIZE], name[16];
+    const char *stripes[ITEMS];
+    coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
+    coterie_model_t *source = NULL;
+
+    path_in(folder, "store2", store);
+    for (int i = 0; i < ITEMS; i++) {
+        snprintf(name, sizeof(name), "many-%d", i);
+        path_in(folder, name, names[i]);
+        stripes[i] = names[i];
+    }
+    options.stripes = stripes;
+    options.stripe_count = ITEMS;
+    cr_assert(eq(int, COTERIE_OK, coterie_model_open(directory, &source)));
+    cr_expect(eq(int, COTERIE_ERR_INVALID,
+                 coterie_model_pack(source, store, &options)));
+    cr_expect(eq(int, -1, access(store, F_OK)));
+    cr_expect(eq(int, -1, access(names[0], F_OK)));
+    options.stripe_count = ITEMS - 1;
+    cr_expect(eq(int, COTERIE_OK,
+                 coterie_model_pack(source, store, &options)));
+    coterie_model_close(source);
+}
+
 Test(stripes, serve_the_same_text)
 {
     char plain[PATH_SIZE];

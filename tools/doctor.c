@@ -12,8 +12,9 @@
 #include "tools/report.h"
 
 enum {
-    LINE_SIZE = 256,
-    LARGE_RECORD = 1 << 20 /* bytes; smaller ones are never read fast */
+    LINE_SIZE = 1024,
+    LARGE_RECORD = 1 << 20, /* bytes; smaller ones are never read fast */
+    DRIVES = 16             /* files that a store may have, and more */
 };
 
 typedef struct doctor_options {
@@ -24,8 +25,8 @@ typedef struct doctor_options {
 typedef struct findings {
     coterie_host_t host;
     doctor_rates_t rates;
-    coterie_drive_t drive;
-    bool has_drive;
+    coterie_drive_t drives[DRIVES];
+    uint32_t drive_count;
     json_t *advice; /* strings */
 } findings_t;
 
@@ -36,18 +37,21 @@ enum { HAS_MPI = 0 };
 #endif
 
 static int doctor_run(const invocation_t *in);
-static coterie_status_t drive_examine(const invocation_t *in, findings_t *f);
+static coterie_status_t drives_examine(const invocation_t *in, findings_t *f);
+static coterie_status_t store_examine(const char *path, findings_t *f);
 static void advise_host(const coterie_host_t *host, json_t *advice);
-static void advise_drive(const findings_t *f, json_t *advice);
+static void advise_drives(const findings_t *f, json_t *advice);
+static void advise_drive(const coterie_drive_t *drive, json_t *advice);
+static void advise_apart(const findings_t *f, json_t *advice);
 static void advise(json_t *advice, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 static coterie_status_t report_json(const findings_t *f);
 static json_t *host_json(const coterie_host_t *host);
-static json_t *drive_json(const findings_t *f);
+static json_t *drives_json(const findings_t *f);
 static json_t *bytes_json(uint64_t bytes);
 static coterie_status_t report_text(const findings_t *f);
 static void host_print(const coterie_host_t *host);
-static void drive_print(const findings_t *f);
+static void drive_print(const coterie_drive_t *d);
 
 static const option_spec_t doctor_specs[] = {
     {"dir", 0, OPTION_TEXT, offsetof(doctor_options_t, folder), "FOLDER",
@@ -64,8 +68,9 @@ const command_t command_doctor = {
     .summary = "says what this machine can do, what is reached, what to change",
     .details =
         "Looks at cores, memory, huge pages, io_uring and the limits of the\n"
-        "container, measures memory, kernels and the drive of STORE, and\n"
-        "gives advice. Takes a few seconds, best while nothing else runs.\n",
+        "container, measures memory, kernels and the drive of each of STORE's\n"
+        "files, and gives advice. Takes a few seconds, and two for each file,\n"
+        "best while nothing else runs.\n",
     .options = doctor_specs,
     .options_size = sizeof(doctor_options_t),
     .run = doctor_run};
@@ -73,40 +78,54 @@ const command_t command_doctor = {
 static int doctor_run(const invocation_t *in)
 {
     const doctor_options_t *o = in->options;
-    findings_t f = {0};
+    static findings_t f;
     coterie_status_t status;
 
     if (in->operand_count > 0 && o->folder != NULL)
         return command_refuse(in, "either a store or --dir, not both");
     f.advice = json_array();
     coterie_host_examine(&f.host);
-    status = drive_examine(in, &f);
+    status = drives_examine(in, &f);
     if (status == COTERIE_OK)
         status = doctor_measure(f.host.cores, &f.rates);
     if (status == COTERIE_OK) {
         advise_host(&f.host, f.advice);
-        advise_drive(&f, f.advice);
+        advise_drives(&f, f.advice);
         status = o->json ? report_json(&f) : report_text(&f);
     }
     json_decref(f.advice);
     return status == COTERIE_OK ? EXIT_DONE : command_fail(in);
 }
 
-static coterie_status_t drive_examine(const invocation_t *in, findings_t *f)
+static coterie_status_t drives_examine(const invocation_t *in, findings_t *f)
 {
     const doctor_options_t *o = in->options;
-    coterie_model_t *model = NULL;
-    coterie_status_t status = COTERIE_OK;
 
-    f->has_drive = in->operand_count > 0 || o->folder != NULL;
-    if (in->operand_count > 0) {
-        status = coterie_model_open(in->operands[0], &model);
-        if (status == COTERIE_OK)
-            status = coterie_drive_examine(model, &f->drive);
-        coterie_model_close(model);
-    } else if (o->folder != NULL) {
-        status = coterie_drive_examine_folder(o->folder, &f->drive);
+    if (in->operand_count > 0)
+        return store_examine(in->operands[0], f);
+    if (o->folder == NULL)
+        return COTERIE_OK;
+    f->drive_count = 1;
+    return coterie_drive_examine_folder(o->folder, &f->drives[0]);
+}
+
+static coterie_status_t store_examine(const char *path, findings_t *f)
+{
+    coterie_model_t *model = NULL;
+    coterie_status_t status = coterie_model_open(path, &model);
+    uint32_t count;
+
+    if (status != COTERIE_OK)
+        return status;
+    count = coterie_drive_count(model);
+    count = count > 0 ? count : 1; /* a directory is refused in words */
+    while (f->drive_count < count && f->drive_count < DRIVES &&
+           status == COTERIE_OK) {
+        status = coterie_drive_examine(model, f->drive_count,
+                                       &f->drives[f->drive_count]);
+        f->drive_count++;
     }
+    coterie_model_close(model);
     return status;
 }
 
@@ -146,22 +165,42 @@ static void advise_host(const coterie_host_t *host, json_t *advice)
                        "machines");
 }
 
-static void advise_drive(const findings_t *f, json_t *advice)
+static void advise_drives(const findings_t *f, json_t *advice)
 {
-    if (!f->has_drive) {
+    if (f->drive_count == 0)
         advise(advice, "name a STORE, or a folder with --dir, to have its "
                        "drive examined");
-        return;
-    }
-    if (!f->drive.direct)
-        advise(advice, "keep stores on a local drive with ext4 or xfs: this "
-                       "file system refuses direct reads");
-    if (f->drive.record_size >= LARGE_RECORD &&
-        f->drive.reader_gbs < 0.8 * f->drive.ceiling_gbs)
+    for (uint32_t i = 0; i < f->drive_count; i++)
+        advise_drive(&f->drives[i], advice);
+    advise_apart(f, advice);
+}
+
+static void advise_drive(const coterie_drive_t *drive, json_t *advice)
+{
+    if (!drive->direct)
         advise(advice,
-               "look for what else uses drive or cores: records are read at "
-               "%.0f %% of what the drive gives",
-               100 * f->drive.reader_gbs / f->drive.ceiling_gbs);
+               "keep stores on a local drive with ext4 or xfs: %s is where "
+               "the file system refuses direct reads",
+               drive->path);
+    if (drive->record_size >= LARGE_RECORD &&
+        drive->reader_gbs < 0.8 * drive->ceiling_gbs)
+        advise(advice,
+               "look for what else uses drive or cores: records of %s are read "
+               "at %.0f %% of what the drive gives",
+               drive->path, 100 * drive->reader_gbs / drive->ceiling_gbs);
+}
+
+/* Stripes of one drive wait for each other. */
+static void advise_apart(const findings_t *f, json_t *advice)
+{
+    for (uint32_t i = 1; i < f->drive_count; i++)
+        for (uint32_t j = 0; j < i; j++)
+            if (f->drives[i].device == f->drives[j].device) {
+                advise(advice,
+                       "put %s on a drive of its own: it shares one with %s",
+                       f->drives[i].path, f->drives[j].path);
+                break;
+            }
 }
 
 static void advise(json_t *advice, const char *format, ...)
@@ -182,7 +221,7 @@ static coterie_status_t report_json(const findings_t *f)
         "version", coterie_version(), "host", host_json(&f->host),
         "memory_gbs", "one_thread", f->rates.memory_one, "all_cores",
         f->rates.memory_all, "kernels", "isa", coterie_kernels_isa(),
-        "one_thread_gbs", f->rates.kernels_one, "drive", drive_json(f), "mpi",
+        "one_thread_gbs", f->rates.kernels_one, "drives", drives_json(f), "mpi",
         HAS_MPI, "gpu", 0, "advice", f->advice));
 }
 
@@ -203,19 +242,25 @@ static json_t *host_json(const coterie_host_t *host)
         "io_uring", host->uring[0] == '\0', "io_uring_refusal", host->uring);
 }
 
-static json_t *drive_json(const findings_t *f)
+static json_t *drives_json(const findings_t *f)
 {
-    const coterie_drive_t *d = &f->drive;
+    json_t *list = json_array();
 
-    if (!f->has_drive)
-        return json_null();
-    return json_pack("{s:b, s:s, s:f, s:I, s:i, s:I, s:f, s:f}", "direct",
-                     (int)d->direct, "reading", d->reading, "ceiling_gbs",
-                     d->ceiling_gbs, "ceiling_request",
-                     (json_int_t)d->ceiling_request, "ceiling_depth",
-                     (int)d->ceiling_depth, "record_size",
-                     (json_int_t)d->record_size, "reader_gbs", d->reader_gbs,
-                     "wait_s", d->wait_s);
+    for (uint32_t i = 0; i < f->drive_count; i++) {
+        const coterie_drive_t *d = &f->drives[i];
+
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:I, s:b, s:s, s:f, s:I, s:i, s:I, s:f, s:f}",
+                      "path", d->path, "device", (json_int_t)d->device,
+                      "direct", (int)d->direct, "reading", d->reading,
+                      "ceiling_gbs", d->ceiling_gbs, "ceiling_request",
+                      (json_int_t)d->ceiling_request, "ceiling_depth",
+                      (int)d->ceiling_depth, "record_size",
+                      (json_int_t)d->record_size, "reader_gbs",
+                      d->reader_gbs, "wait_s", d->wait_s));
+    }
+    return list;
 }
 
 /* No limit is null. */
@@ -238,7 +283,11 @@ static coterie_status_t report_text(const findings_t *f)
            f->rates.memory_one, f->rates.memory_all, coterie_kernels_isa(),
            f->rates.kernels_one,
            100 * f->rates.kernels_one / f->rates.memory_one);
-    drive_print(f);
+    for (uint32_t d = 0; d < f->drive_count; d++) {
+        if (f->drive_count > 1)
+            printf("file       %s\n", f->drives[d].path);
+        drive_print(&f->drives[d]);
+    }
     printf("mpi        %s\n"
            "gpu        none: this build computes on processors\n",
            HAS_MPI ? "built in" : "not built in");
@@ -270,12 +319,8 @@ static void host_print(const coterie_host_t *host)
            host->uring[0] != '\0' ? host->uring : "works");
 }
 
-static void drive_print(const findings_t *f)
+static void drive_print(const coterie_drive_t *d)
 {
-    const coterie_drive_t *d = &f->drive;
-
-    if (!f->has_drive)
-        return;
     printf("drive      %.2f GB/s at best, bare (%u requests of %.1f MiB)\n"
            "reader     %.2f GB/s, %.0f %% of that; a MiB takes %.2f ms; %s\n",
            d->ceiling_gbs, d->ceiling_depth,

@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-enum { COTERIE_HOST_TEXT = 96 };
+enum { COTERIE_HOST_TEXT = 96, COTERIE_HOST_PATH = 4096 };
 
 typedef struct coterie_host {
     size_t size;
@@ -48,14 +48,22 @@ typedef struct coterie_drive {
     double wait_s; /**< median time of reading a MiB that somebody waits for */
     uint64_t record_size; /**< bytes */
     char reading[COTERIE_HOST_TEXT]; /**< as coterie_tiers_describe */
+    uint64_t device; /**< the system's number; files of one share its rate */
+    char path[COTERIE_HOST_PATH]; /**< of what was read */
 } coterie_drive_t;
 
-/** Reads from a store for a second or two: bare requests of several sizes and
- * depths, then experts' records with their checksums.
+/** Files that a store is striped over, with its own, each perhaps on a drive of
+ * its own. 0: a directory. */
+COTERIE_API uint32_t coterie_drive_count(const coterie_model_t *model);
+
+/** Reads from a file of a store for a second or two: bare requests of several
+ * sizes and depths, then experts' records with their checksums.
  *
- * @return ERR_UNSUPPORTED if the model is a directory; a read's failure */
+ * @param file  below coterie_drive_count; 0 is the store's own
+ * @return ERR_UNSUPPORTED if the model is a directory; ERR_INVALID if there is
+ *         no such file, or no expert in it; a read's failure */
 COTERIE_API coterie_status_t coterie_drive_examine(
-    const coterie_model_t *model, coterie_drive_t *drive);
+    const coterie_model_t *model, uint32_t file, coterie_drive_t *drive);
 
 /** The same of a temporary file of 128 MiB in a folder, without checksums. The
  * file has no name, or loses it at once.
