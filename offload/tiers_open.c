@@ -163,35 +163,28 @@ static coterie_status_t tiers_size(coterie_tiers_t *tiers,
                                    const coterie_tiers_options_t *options)
 {
     uint64_t items = tiers->item_count, record = tiers->format.record_size;
-    uint64_t budget, slots, host;
+    coterie_budget_t budget;
+    uint64_t slots;
     coterie_container_t container;
     coterie_status_t status;
 
     coterie_container_read("", &container);
-    status = coterie_budget_bytes(options, &container, items * record,
-                                  model->source->path, &budget);
+    status = coterie_budget_read(options, &container, items * record,
+                                 model->source->path, &budget);
     if (status != COTERIE_OK)
         return status;
-    slots = budget / record < items ? budget / record : items;
-    if (!(options->host_percent >= 0 && options->host_percent <= 100) ||
-        (options->host_budget > 0 && options->host_percent > 0))
-        return coterie_fail(COTERIE_ERR_INVALID,
-                            "tiers: host memory must be given either in bytes "
-                            "or as 0 to 100 percent");
-    host = options->host_budget > 0
-               ? options->host_budget
-               : (uint64_t)((double)(items * record) / 100 *
-                            options->host_percent);
+    slots = budget.fast / record < items ? budget.fast / record : items;
     if (slots == 0)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "%s: a budget of %" PRIu64
                             " bytes; one expert takes %" PRIu64,
-                            model->source->path, budget, record);
+                            model->source->path, budget.fast, record);
     tiers->fast_count = (uint32_t)slots;
-    slots += host / record < items - slots ? host / record : items - slots;
+    slots += budget.host / record < items - slots ? budget.host / record
+                                                  : items - slots;
     tiers->slot_count = (uint32_t)slots;
-    tiers->budget = budget;
-    tiers->host_budget = host;
+    tiers->budget = budget.fast;
+    tiers->host_budget = budget.host;
     return COTERIE_OK;
 }
 

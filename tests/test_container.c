@@ -25,6 +25,8 @@ static int entry_remove(const char *path, const struct stat *about, int kind,
 static void tree_add(const char *path, const char *text);
 static uint64_t budget_of(uint64_t bytes, double percent,
                           const coterie_container_t *container);
+static coterie_budget_t budgets_of(const coterie_tiers_options_t *options,
+                                   const coterie_container_t *container);
 static coterie_container_t container_read(void);
 
 TestSuite(container, .init = tree_make, .fini = tree_remove);
@@ -78,6 +80,50 @@ Test(container, refuses_a_budget_in_bytes_beyond_its_limit)
     cr_expect(eq(u64, UNTOUCHED, budget_of(901, 0, &c)));
     cr_expect(strstr(coterie_last_error(), "limited to 900") != NULL);
     cr_expect(eq(u64, 5000, budget_of(5000, 0, &wide))); /* all fit */
+}
+
+Test(container, leaves_host_memory_what_the_fast_tier_does)
+{
+    coterie_container_t c = {.memory_limit = 1000, .memory_used = 400};
+    coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
+    coterie_budget_t budget;
+
+    options.budget_percent = 25;
+    options.host_percent = 50;
+    budget = budgets_of(&options, &c);
+    cr_expect(eq(u64, 250, budget.fast));
+    cr_expect(eq(u64, 350, budget.host));
+    options.budget_percent = 80;
+    budget = budgets_of(&options, &c);
+    cr_expect(eq(u64, 600, budget.fast));
+    cr_expect(zero(u64, budget.host));
+}
+
+/* What is given in bytes comes before percentages, of whichever tier. */
+Test(container, counts_host_memory_in_bytes)
+{
+    coterie_container_t c = {.memory_limit = 900, .memory_used = 100};
+    coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
+    coterie_budget_t budget;
+
+    options.budget_percent = 50;
+    options.host_budget = 450;
+    budget = budgets_of(&options, &c);
+    cr_expect(eq(u64, 350, budget.fast));
+    cr_expect(eq(u64, 450, budget.host));
+    options.budget_percent = 0;
+    options.budget = 450;
+    budget = budgets_of(&options, &c);
+    cr_expect(eq(u64, 450, budget.fast));
+    options.host_budget = 451;
+    budget = budgets_of(&options, &c);
+    cr_expect(eq(u64, UNTOUCHED, budget.fast));
+    cr_expect(eq(u64, UNTOUCHED, budget.host));
+    cr_expect(strstr(coterie_last_error(), "limited to 900") != NULL);
+    options.budget = options.host_budget = UINT64_MAX; /* all experts */
+    cr_expect(eq(u64, UNTOUCHED, budgets_of(&options, &c).fast));
+    c.memory_limit = 1000;
+    cr_expect(eq(u64, UINT64_MAX, budgets_of(&options, &c).fast));
 }
 
 Test(container, of_version_2_may_say_max)
@@ -198,16 +244,23 @@ static void tree_add(const char *path, const char *text)
     file_save(whole, text, strlen(text));
 }
 
-/* Of experts that take 1000 bytes; UNTOUCHED if it is refused. */
 static uint64_t budget_of(uint64_t bytes, double percent,
                           const coterie_container_t *container)
 {
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
-    uint64_t budget = UNTOUCHED;
 
     options.budget = bytes;
     options.budget_percent = percent;
-    coterie_budget_bytes(&options, container, 1000, "store", &budget);
+    return budgets_of(&options, container).fast;
+}
+
+/* Of experts that take 1000 bytes; UNTOUCHED if they are refused. */
+static coterie_budget_t budgets_of(const coterie_tiers_options_t *options,
+                                   const coterie_container_t *container)
+{
+    coterie_budget_t budget = {UNTOUCHED, UNTOUCHED};
+
+    coterie_budget_read(options, container, 1000, "store", &budget);
     return budget;
 }
 

@@ -6,6 +6,7 @@
 
 #include "tools/budget.h"
 #include "tools/modes.h"
+#include "tools/report.h"
 
 static coterie_status_t budget_parse(const char *option, const char *text,
                                      uint64_t *bytes_p, double *percent_p);
@@ -127,14 +128,17 @@ json_t *budget_json(const job_t *job, const results_t *results)
 {
     const coterie_tiers_counts_t *c = &results->tiers;
     char reading[128];
+    coterie_host_t host;
     json_t *object;
 
     coterie_tiers_describe(job->tiers, reading, sizeof(reading));
-    object = json_pack("{s:s, s:s, s:i, s:f, s:f}", "policy",
+    coterie_host_examine(&host);
+    object = json_pack("{s:s, s:s, s:i, s:f, s:f, s:o}", "policy",
                        policy_names[job->options->policy], "reading", reading,
                        "tiers", (int)results->tiers_count,
                        "hit_rate", part(c->hits, c->uses), "stall_s",
-                       1e-9 * (double)c->stall_ns);
+                       1e-9 * (double)c->stall_ns, "memory_limit",
+                       bytes_json(host.limit));
 #define X(field)                        \
     json_object_set_new(object, #field, \
                         json_integer((json_int_t)c->field));

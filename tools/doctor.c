@@ -48,7 +48,6 @@ static void advise(json_t *advice, const char *format, ...)
 static coterie_status_t report_json(const findings_t *f);
 static json_t *host_json(const coterie_host_t *host);
 static json_t *drives_json(const findings_t *f);
-static json_t *bytes_json(uint64_t bytes);
 static coterie_status_t report_text(const findings_t *f);
 static void host_print(const coterie_host_t *host);
 static void drive_print(const coterie_drive_t *d);
@@ -261,13 +260,6 @@ static json_t *drives_json(const findings_t *f)
                       d->reader_gbs, "wait_s", d->wait_s));
     }
     return list;
-}
-
-/* No limit is null. */
-static json_t *bytes_json(uint64_t bytes)
-{
-    return bytes == UINT64_MAX ? json_null()
-                               : json_integer((json_int_t)bytes);
 }
 
 static coterie_status_t report_text(const findings_t *f)

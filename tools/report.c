@@ -80,6 +80,12 @@ json_t *json_bytes(const char *bytes, size_t size)
     return string;
 }
 
+json_t *bytes_json(uint64_t bytes)
+{
+    return bytes == UINT64_MAX ? json_null()
+                               : json_integer((json_int_t)bytes);
+}
+
 /* Bytes of the character that begins here; 0 if none does. Table 3-7 of the
  * Unicode standard: the second byte's range depends on the first. */
 static size_t utf8_length(const unsigned char *bytes, size_t size)

@@ -30,6 +30,9 @@ coterie_status_t json_print(json_t *object);
 /* A string of any bytes: zeroes and what is no UTF-8 become U+FFFD. */
 json_t *json_bytes(const char *bytes, size_t size);
 
+/* A limit; UINT64_MAX, which is none, becomes null. */
+json_t *bytes_json(uint64_t bytes);
+
 /* Counts of one phase as an object: every field of coterie_counts_t and what
  * follows from them per token and layer. */
 json_t *counts_json(const coterie_counts_t *counts, uint32_t layers);
