@@ -63,6 +63,9 @@ typedef struct coterie_device_ops {
     coterie_status_t (*capture_end)(coterie_device_t *d, void **graph_p);
     coterie_status_t (*replay)(coterie_device_t *d, void *graph);
     void (*graph_release)(coterie_device_t *d, void *graph); /* or NULL */
+    /* What this thread does in between, as a profiler shall show it. Nests. */
+    void (*range_begin)(coterie_device_t *d, const char *name);
+    void (*range_end)(coterie_device_t *d);
     void (*close)(coterie_device_t *d);
 } coterie_device_ops_t;
 

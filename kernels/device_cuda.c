@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef HAVE_NVTX
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 #include "base/error.h"
 #include "kernels/device.h"
@@ -14,6 +17,9 @@ enum { OLDEST = 8 }; /* compute capability: the first with bf16 products */
 typedef struct cuda_device {
     coterie_device_t base; /* first: a device is this */
     cudaEvent_t order;
+#ifdef HAVE_NVTX
+    nvtxDomainHandle_t domain;
+#endif
 } cuda_device_t;
 
 /* Pieces of memory behind an arena. */
@@ -297,6 +303,36 @@ static void cuda_graph_release(coterie_device_t *d, void *graph)
         cudaGraphExecDestroy(graph);
 }
 
+/* Calls of NVTX do nothing, in a few instructions, unless a profiler started
+ * the process. */
+#ifdef HAVE_NVTX
+static void cuda_range_begin(coterie_device_t *d, const char *name)
+{
+    const nvtxEventAttributes_t range = {
+        .version = NVTX_VERSION,
+        .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE,
+        .messageType = NVTX_MESSAGE_TYPE_ASCII,
+        .message.ascii = name};
+
+    nvtxDomainRangePushEx(((cuda_device_t *)d)->domain, &range);
+}
+
+static void cuda_range_end(coterie_device_t *d)
+{
+    nvtxDomainRangePop(((cuda_device_t *)d)->domain);
+}
+#else
+static void cuda_range_begin(coterie_device_t *d, const char *name)
+{
+    (void)d, (void)name;
+}
+
+static void cuda_range_end(coterie_device_t *d)
+{
+    (void)d;
+}
+#endif
+
 static void cuda_close(coterie_device_t *d)
 {
     cuda_device_t *c = (cuda_device_t *)d;
@@ -306,6 +342,9 @@ static void cuda_close(coterie_device_t *d)
             cudaStreamDestroy(d->stream[i]);
     if (c->order != NULL)
         cudaEventDestroy(c->order);
+#ifdef HAVE_NVTX
+    nvtxDomainDestroy(c->domain);
+#endif
     free(c);
 }
 
@@ -334,6 +373,8 @@ static const coterie_device_ops_t cuda_ops = {
     .capture_end = cuda_capture_end,
     .replay = cuda_replay,
     .graph_release = cuda_graph_release,
+    .range_begin = cuda_range_begin,
+    .range_end = cuda_range_end,
     .close = cuda_close};
 
 coterie_status_t coterie_device_open_cuda(uint32_t index,
@@ -383,6 +424,9 @@ static coterie_status_t device_begin(cuda_device_t *c)
         status = failed(d, "cudaEventCreate",
                         cudaEventCreateWithFlags(&c->order,
                                                  cudaEventDisableTiming));
+#ifdef HAVE_NVTX
+    c->domain = nvtxDomainCreateA("coterie");
+#endif
     return status;
 }
 

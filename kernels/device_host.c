@@ -145,6 +145,16 @@ static coterie_status_t host_launched(coterie_device_t *d, const char *kernel,
                       : coterie_fail_memory((size_t)error, kernel);
 }
 
+static void host_range_begin(coterie_device_t *d, const char *name)
+{
+    (void)d, (void)name;
+}
+
+static void host_range_end(coterie_device_t *d)
+{
+    (void)d;
+}
+
 static void host_close(coterie_device_t *d)
 {
     free(d);
@@ -170,6 +180,8 @@ static const coterie_device_ops_t host_ops = {
     .capture_end = coterie_host_capture_end,
     .replay = coterie_host_replay,
     .graph_release = coterie_host_graph_release,
+    .range_begin = host_range_begin,
+    .range_end = host_range_end,
     .close = host_close};
 
 coterie_status_t coterie_device_open_host(coterie_device_t **device_p)

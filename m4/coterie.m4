@@ -146,6 +146,24 @@ return config.blocking;]])], [coterie_nccl=yes], [coterie_nccl=no])
   AC_SUBST([NCCL_CFLAGS])
   COTERIE_FOUND([nccl], [GPUs connected by NCCL])])
 
+dnl NVTX: headers alone, beside CUDA's; a profiler brings what they call.
+AC_DEFUN([COTERIE_WITH_NVTX], [
+  AC_ARG_WITH([nvtx], [AS_HELP_STRING([--with-nvtx=yes|no|auto],
+    [ranges that profilers show])], [], [with_nvtx=auto])
+  AS_IF([test "x$with_nvtx" = xyes && test "x$with_cuda" != xyes],
+    [AC_MSG_ERROR([--with-nvtx: needs CUDA])])
+  AS_IF([test "x$with_cuda" != xyes], [with_nvtx=no])
+  AS_IF([test "x$with_nvtx" != xno], [
+    coterie_cppflags=$CPPFLAGS
+    CPPFLAGS="$CUDA_CFLAGS $CPPFLAGS"
+    AC_CHECK_HEADER([nvtx3/nvToolsExt.h], [coterie_nvtx=yes],
+                    [coterie_nvtx=no])
+    CPPFLAGS=$coterie_cppflags
+    AS_IF([test "x$with_nvtx$coterie_nvtx" = xyesno],
+      [AC_MSG_ERROR([--with-nvtx: no nvtx3/nvToolsExt.h])])
+    with_nvtx=$coterie_nvtx])
+  COTERIE_FOUND([nvtx], [ranges that profilers show])])
+
 AC_DEFUN([COTERIE_WARNINGS], [
   AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror],
     [treat warnings as errors])], [], [enable_werror=no])

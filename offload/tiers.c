@@ -11,6 +11,7 @@ static coterie_status_t guest_take(coterie_tiers_t *tiers,
                                    const void **record_p);
 static void guest_describe(coterie_tiers_t *tiers, char *text, size_t size);
 static void banks_count(coterie_tiers_t *tiers, uint32_t count);
+static void lease_end(coterie_tiers_t *tiers, uint32_t item, uint32_t rows);
 static void use(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
 static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,
@@ -175,23 +176,60 @@ bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items)
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal,
                            uint32_t rows)
 {
-    coterie_item_t *item = &tiers->items[ordinal];
-
     if (tiers->guest != NULL) {
         coterie_guest_release(tiers->guest, ordinal, rows);
         return;
     }
     pthread_mutex_lock(&tiers->mutex);
-    assert(item->state == COTERIE_ITEM_IN_USE);
-    if (--item->leases == 0) {
-        coterie_item_move(item, COTERIE_ITEM_RESIDENT);
-        if (item->wanted == 0) {
-            coterie_item_offer(tiers, ordinal);
-            coterie_item_choose(tiers, ordinal, rows);
-        }
-        coterie_slots_serve(tiers);
-        coterie_plan_go_on(tiers);
+    lease_end(tiers, ordinal, rows);
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+void coterie_tiers_chances(coterie_tiers_t *tiers, coterie_items_t items,
+                           float *chance)
+{
+    memset(chance, 0, items.count * sizeof(*chance));
+    if (tiers->guest != NULL)
+        return;
+    pthread_mutex_lock(&tiers->mutex);
+    for (uint32_t i = 0; i < items.count; i++)
+        if (items.items[i] != COTERIE_ITEM_NONE)
+            chance[i] = tiers->items[items.items[i]].chance;
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+/* A guess that a device's copy was made from has been of use. */
+bool coterie_tiers_borrow(coterie_tiers_t *tiers, uint32_t ordinal,
+                          const void **record_p)
+{
+    coterie_item_t *item = &tiers->items[ordinal];
+    bool there;
+
+    if (tiers->guest != NULL)
+        return false;
+    pthread_mutex_lock(&tiers->mutex);
+    there = tiers->borrowed < tiers->slot_count / 2 &&
+            (item->state == COTERIE_ITEM_RESIDENT ||
+             item->state == COTERIE_ITEM_IN_USE);
+    if (there) {
+        tiers->borrowed++;
+        if (item->state == COTERIE_ITEM_RESIDENT && item->wanted == 0)
+            coterie_item_withdraw(tiers, ordinal);
+        if (item->guessed)
+            coterie_item_guess_used(tiers, ordinal);
+        if (item->leases++ == 0)
+            coterie_item_move(item, COTERIE_ITEM_IN_USE);
+        *record_p = item->read.data;
     }
+    pthread_mutex_unlock(&tiers->mutex);
+    return there;
+}
+
+void coterie_tiers_give_back(coterie_tiers_t *tiers, uint32_t ordinal)
+{
+    pthread_mutex_lock(&tiers->mutex);
+    tiers->borrowed--;
+    lease_end(tiers, ordinal, 0);
     pthread_mutex_unlock(&tiers->mutex);
 }
 
@@ -334,6 +372,24 @@ static void banks_count(coterie_tiers_t *tiers, uint32_t count)
     tiers->bank_count = count;
     for (uint32_t i = 0; i < tiers->reader_count; i++)
         coterie_reader_waiters(tiers->readers[i], count);
+}
+
+/* After a use of so many rows, or none. */
+static void lease_end(coterie_tiers_t *tiers, uint32_t ordinal, uint32_t rows)
+{
+    coterie_item_t *item = &tiers->items[ordinal];
+
+    assert(item->state == COTERIE_ITEM_IN_USE);
+    if (--item->leases > 0)
+        return;
+    coterie_item_move(item, COTERIE_ITEM_RESIDENT);
+    if (item->wanted == 0) {
+        coterie_item_offer(tiers, ordinal);
+        if (rows > 0)
+            coterie_item_choose(tiers, ordinal, rows);
+    }
+    coterie_slots_serve(tiers);
+    coterie_plan_go_on(tiers);
 }
 
 static void use(coterie_tiers_t *tiers, uint32_t ordinal)

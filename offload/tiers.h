@@ -91,6 +91,19 @@ bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items);
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item,
                            uint32_t rows);
 
+/* What is foreseen: the chance that each is needed when its layer comes next.
+ * Of another process's tiers nothing is known: 0. */
+void coterie_tiers_chances(coterie_tiers_t *tiers, coterie_items_t items,
+                           float *chance);
+
+/* Takes what nobody asked for, if it is there, so that it can be copied. Banks
+ * have no more than half of all slots so: whoever waits for a slot still gets
+ * one, however long they keep theirs.
+ * @return false if it is not there, or would be too many */
+bool coterie_tiers_borrow(coterie_tiers_t *tiers, uint32_t item,
+                          const void **record_p);
+void coterie_tiers_give_back(coterie_tiers_t *tiers, uint32_t item);
+
 /* Gives up the wanted items that are left. */
 void coterie_tiers_abandon(coterie_tiers_t *tiers, coterie_items_t items);
 

@@ -77,6 +77,7 @@ struct coterie_tiers {
     uint32_t guess_first, guess_last; /* guessed items, by age */
     uint32_t guess_count;
     uint32_t arriving; /* reads that are not done */
+    uint32_t borrowed; /* leases of items that nobody wanted */
     coterie_pace_t pace;
     coterie_candidate_t *plan; /* reads to come, the most urgent first */
     uint32_t plan_count, plan_next;

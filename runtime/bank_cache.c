@@ -44,7 +44,6 @@ static coterie_status_t wave_run(wave_t *w);
 static coterie_status_t wave_plan(wave_t *w);
 static coterie_status_t missing_plan(wave_t *w, uint32_t slot);
 static bool stays_here(wave_t *w, uint32_t slot);
-static coterie_status_t room_get(coterie_bank_cache_t *c, uint32_t *room_p);
 static void table_write(const wave_t *w, uint32_t slot);
 static coterie_status_t wave_take(wave_t *w);
 static coterie_status_t expert_copy(wave_t *w, uint32_t i,
@@ -81,6 +80,7 @@ coterie_status_t coterie_bank_move_tiered(coterie_bank_t *bank,
         return coterie_fail_memory(sizeof(*c), "a bank's device");
     c->room_count = (uint32_t)rooms;
     c->record_size = record;
+    c->tiers = bank->tiers;
     c->call = (coterie_device_call_t){.device = device,
                                       .shape = bank->shape,
                                       .max_rows = max_rows,
@@ -108,11 +108,15 @@ coterie_status_t coterie_bank_cache_compute(const coterie_bank_t *bank,
                 .rows = rows,
                 .x = x,
                 .scratch = scratch};
+    coterie_device_t *d = c->call.device;
     coterie_status_t status = coterie_device_call_check(&c->call, rows);
 
     if (status != COTERIE_OK || rows->row_count == 0)
         return status;
     c->here = 0;
+    /* Copies that were begun ahead come before anything that needs them. */
+    if (c->lent_count > 0)
+        status = d->ops->order(d, COTERIE_STREAM_COPY, COTERIE_STREAM_COMPUTE);
     coterie_bank_tiers_route(bank, layer, rows, c->items, c->order);
     while (w.begin < bank->slot_count && status == COTERIE_OK) {
         w.end = wave_end(&w);
@@ -120,9 +124,11 @@ coterie_status_t coterie_bank_cache_compute(const coterie_bank_t *bank,
         w.begin = w.end;
     }
     if (status == COTERIE_OK)
+        status = coterie_bank_ahead_begin(bank, layer);
+    if (status == COTERIE_OK)
         return coterie_device_call_finish(&c->call, sums);
     /* The next call begins with everything at rest. */
-    c->call.device->ops->wait(c->call.device, COTERIE_STREAM_COMPUTE);
+    d->ops->wait(d, COTERIE_STREAM_COMPUTE);
     return status;
 }
 
@@ -134,6 +140,33 @@ void coterie_bank_device_counts(const coterie_bank_t *bank,
     counts->size = sizeof(*counts);
 }
 
+/* There is one: a wave never wants more than there are. */
+coterie_status_t coterie_bank_cache_room(coterie_bank_cache_t *c,
+                                         uint32_t *room_p)
+{
+    coterie_device_t *d = c->call.device;
+    uint32_t victim, room;
+    coterie_status_t status;
+
+    if (c->free_count == 0) {
+        victim = coterie_policy_victim(c->policy);
+        assert(victim != COTERIE_POLICY_NONE);
+        coterie_policy_withdraw(c->policy, victim);
+        *room_p = c->room[victim];
+        c->room[victim] = NOWHERE;
+        c->counts.ahead_wasted += c->ahead[victim];
+        c->ahead[victim] = false;
+        return COTERIE_OK;
+    }
+    room = c->free_rooms[c->free_count - 1];
+    status = d->ops->arena_grow(d, &c->arena, (room + 1) * c->record_size);
+    if (status != COTERIE_OK)
+        return status;
+    c->free_count--;
+    *room_p = room;
+    return COTERIE_OK;
+}
+
 void coterie_bank_cache_destroy(coterie_bank_cache_t *c)
 {
     coterie_device_t *d;
@@ -141,6 +174,7 @@ void coterie_bank_cache_destroy(coterie_bank_cache_t *c)
     if (c == NULL)
         return;
     d = c->call.device;
+    coterie_bank_ahead_end(c);
     for (uint32_t i = 0; i < COTERIE_TIERS_MEMORIES; i++)
         if (c->pinned[i] != NULL)
             d->ops->unpin(d, c->pinned[i]);
@@ -157,6 +191,9 @@ void coterie_bank_cache_destroy(coterie_bank_cache_t *c)
     free(c->order);
     free(c->first);
     free(c->leases);
+    free(c->lent);
+    free(c->chance);
+    free(c->ahead);
     free(c->inputs);
     free(c);
 }
@@ -210,6 +247,9 @@ static coterie_status_t buffers_open(coterie_bank_cache_t *c,
                   {slots * sizeof(*c->order), &c->order},
                   {(slots + 2) * sizeof(*c->first), &c->first},
                   {slots * sizeof(*c->leases), &c->leases},
+                  {slots * sizeof(*c->lent), &c->lent},
+                  {slots * sizeof(*c->chance), &c->chance},
+                  {all * sizeof(*c->ahead), &c->ahead},
                   {rows * sizeof(*c->inputs), &c->inputs}};
     void *memory;
     coterie_status_t status;
@@ -348,6 +388,8 @@ static coterie_status_t wave_plan(wave_t *w)
             continue;
         coterie_policy_withdraw(c->policy, at);
         c->counts.hits++;
+        c->counts.ahead_used += c->ahead[at];
+        c->ahead[at] = false;
         c->order[there++] = slot - w->begin;
         table_write(w, slot);
     }
@@ -371,7 +413,7 @@ static coterie_status_t missing_plan(wave_t *w, uint32_t slot)
     if (!stays_here(w, slot)) {
         const uint32_t group = w->groups.count;
 
-        status = room_get(c, &c->room[at]);
+        status = coterie_bank_cache_room(c, &c->room[at]);
         if (status != COTERIE_OK)
             return status;
         c->owed_ns[at] = 0;
@@ -400,30 +442,6 @@ static bool stays_here(wave_t *w, uint32_t slot)
     c->owed_ns[at] += ns;
     w->here += rows;
     return true;
-}
-
-/* There is one: a wave never wants more than there are. */
-static coterie_status_t room_get(coterie_bank_cache_t *c, uint32_t *room_p)
-{
-    coterie_device_t *d = c->call.device;
-    uint32_t victim, room;
-    coterie_status_t status;
-
-    if (c->free_count == 0) {
-        victim = coterie_policy_victim(c->policy);
-        assert(victim != COTERIE_POLICY_NONE);
-        coterie_policy_withdraw(c->policy, victim);
-        *room_p = c->room[victim];
-        c->room[victim] = NOWHERE;
-        return COTERIE_OK;
-    }
-    room = c->free_rooms[c->free_count - 1];
-    status = d->ops->arena_grow(d, &c->arena, (room + 1) * c->record_size);
-    if (status != COTERIE_OK)
-        return status;
-    c->free_count--;
-    *room_p = room;
-    return COTERIE_OK;
 }
 
 static void table_write(const wave_t *w, uint32_t slot)
@@ -498,9 +516,11 @@ static coterie_status_t expert_compute(wave_t *w, uint32_t i,
                w->x + w->rows->row[first + j] * hidden,
                hidden * sizeof(*w->x));
     memset(outputs, 0, rows * hidden * sizeof(*outputs));
+    c->call.device->ops->range_begin(c->call.device, "expert here");
     coterie_bank_ffn(w->bank,
                      (coterie_ffn_call_t){NULL, &expert, &alone, c->inputs,
                                           outputs, w->scratch});
+    c->call.device->ops->range_end(c->call.device);
     coterie_tiers_release(w->bank->tiers, w->bank->items[at_of(w, slot)],
                           rows);
     c->here += rows;
@@ -513,7 +533,7 @@ static coterie_status_t expert_compute(wave_t *w, uint32_t i,
 static coterie_status_t leases_end(wave_t *w)
 {
     coterie_bank_cache_t *c = w->cache;
-    coterie_status_t status = COTERIE_OK;
+    coterie_status_t status = coterie_bank_ahead_end(c);
 
     if (w->leased > 0)
         status = c->call.device->ops->wait(c->call.device,

@@ -128,9 +128,13 @@ coterie_status_t coterie_device_call_ffn(
         .inner = call->inner,
         .out = call->out,
         .blocks = d->blocks};
+    coterie_status_t status;
 
-    return d->ops->launched(d, "experts",
-                            d->kernels->ffn(stream_of(call), &ffn));
+    d->ops->range_begin(d, "experts");
+    status = d->ops->launched(d, "experts",
+                              d->kernels->ffn(stream_of(call), &ffn));
+    d->ops->range_end(d);
+    return status;
 }
 
 coterie_status_t coterie_device_call_put(const coterie_device_call_t *call,
@@ -167,12 +171,14 @@ coterie_status_t coterie_device_call_finish(const coterie_device_call_t *call,
 {
     coterie_device_t *d = call->device;
     const size_t count = (size_t)call->row_count * call->shape.hidden;
-    coterie_status_t status =
-        d->ops->copy(d, COTERIE_STREAM_COMPUTE, call->y_here, call->y,
-                     count * sizeof(*call->y));
+    coterie_status_t status;
 
+    d->ops->range_begin(d, "sums");
+    status = d->ops->copy(d, COTERIE_STREAM_COMPUTE, call->y_here, call->y,
+                          count * sizeof(*call->y));
     if (status == COTERIE_OK)
         status = d->ops->wait(d, COTERIE_STREAM_COMPUTE);
+    d->ops->range_end(d);
     for (size_t i = 0; status == COTERIE_OK && i < count; i++)
         sums[i] += call->y_here[i];
     return status;
@@ -181,7 +187,7 @@ coterie_status_t coterie_device_call_finish(const coterie_device_call_t *call,
 static void pieces_lay_out(coterie_device_call_t *call)
 {
     const size_t pairs = (size_t)call->max_rows * call->k;
-    const size_t size[COTERIE_CALL_COUNT] = {
+    const size_t size[COTERIE_CALL_PIECES] = {
         [COTERIE_CALL_EXPERTS] =
             call->table * sizeof(coterie_expert_weights_t),
         [COTERIE_CALL_TILES] = pairs * sizeof(coterie_gpu_tile_t),
@@ -192,7 +198,7 @@ static void pieces_lay_out(coterie_device_call_t *call)
         [COTERIE_CALL_X] =
             (size_t)call->max_rows * call->shape.hidden * sizeof(float)};
 
-    for (int i = 0; i < COTERIE_CALL_COUNT; i++)
+    for (int i = 0; i < COTERIE_CALL_PIECES; i++)
         call->offset[i + 1] =
             (call->offset[i] + size[i] + PIECE_ALIGN - 1) / PIECE_ALIGN *
             PIECE_ALIGN;
@@ -207,7 +213,7 @@ static coterie_status_t buffers_open(coterie_device_call_t *call)
     const struct {
         size_t size;
         void *to;
-    } there_too[] = {{call->offset[COTERIE_CALL_COUNT], &call->there},
+    } there_too[] = {{call->offset[COTERIE_CALL_PIECES], &call->there},
                      {rows * sizeof(*call->narrow), &call->narrow},
                      {inner_size(call), &call->inner},
                      {pairs * shape->hidden * sizeof(*call->out), &call->out},
@@ -215,7 +221,7 @@ static coterie_status_t buffers_open(coterie_device_call_t *call)
     const size_t count = sizeof(there_too) / sizeof(there_too[0]);
     void *memory = NULL;
     coterie_status_t status =
-        d->ops->host_allocate(d, call->offset[COTERIE_CALL_COUNT], &memory);
+        d->ops->host_allocate(d, call->offset[COTERIE_CALL_PIECES], &memory);
 
     call->here = memory;
     if (status == COTERIE_OK)

@@ -15,7 +15,7 @@ typedef enum coterie_call_piece {
     COTERIE_CALL_PLACE,  /* [max_rows, k]: where pairs are; -1 = none */
     COTERIE_CALL_WEIGHT, /* [max_rows, k] f32 */
     COTERIE_CALL_X,      /* [max_rows, hidden] f32; as much as is used */
-    COTERIE_CALL_COUNT
+    COTERIE_CALL_PIECES
 } coterie_call_piece_t;
 
 typedef struct coterie_device_call {
@@ -25,7 +25,7 @@ typedef struct coterie_device_call {
     uint32_t experts; /* at most, */
     uint32_t table;   /* and as many whose weights are told with each call */
 
-    size_t offset[COTERIE_CALL_COUNT + 1]; /* the same on both sides */
+    size_t offset[COTERIE_CALL_PIECES + 1]; /* the same on both sides */
     unsigned char *here, *there;
     uint16_t *narrow, *inner; /* there */
     float *out, *y;           /* there */

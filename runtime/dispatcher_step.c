@@ -86,10 +86,12 @@ coterie_status_t coterie_dispatcher_compute(coterie_dispatcher_t *dispatcher,
             driven->inner,
             (float *)rank->out,
             d->device->blocks};
+        d->device->ops->range_begin(d->device, "experts");
         status = d->device->ops->launched(
             d->device, "experts",
             d->device->kernels->ffn(
                 d->device->stream[COTERIE_STREAM_COMPUTE], &ffn));
+        d->device->ops->range_end(d->device);
     }
     return status;
 }
@@ -175,9 +177,11 @@ static coterie_status_t launch(const coterie_dispatcher_t *d,
                                const coterie_layer_call_t *call,
                                launch_fn kernel, const char *name)
 {
+    const coterie_device_ops_t *ops = d->device->ops;
     void *stream = d->device->stream[COTERIE_STREAM_COMPUTE];
     int error = 0;
 
+    ops->range_begin(d->device, name);
     for (uint32_t from = 0; error == 0 && from < call->count;
          from += COTERIE_GPU_DRIVEN_MAX) {
         coterie_gpu_dispatch_t terms = d->terms;
@@ -185,7 +189,8 @@ static coterie_status_t launch(const coterie_dispatcher_t *d,
         launch_fill(d, call, from, &terms);
         error = kernel(stream, &terms);
     }
-    return d->device->ops->launched(d->device, name, error);
+    ops->range_end(d->device);
+    return ops->launched(d->device, name, error);
 }
 
 static void launch_fill(const coterie_dispatcher_t *d,
@@ -240,7 +245,9 @@ static coterie_status_t swap(const coterie_dispatcher_t *d,
             out[s.count] = d->driven[at + from + s.count].outbox[parcel];
             in[s.count] = d->ranks[at + from + s.count].inbox[parcel];
         }
+        d->device->ops->range_begin(d->device, "swap");
         status = d->fabric->ops->swap(d->fabric, &s);
+        d->device->ops->range_end(d->device);
     }
     return status;
 }

@@ -1,7 +1,8 @@
 coterieinclude_HEADERS += include/coterie/session.h include/coterie/transport.h \
 	include/coterie/dispatch.h
 libcoterie_la_SOURCES += runtime/auto.c runtime/bank.c runtime/bank.h \
-	runtime/bank_cache.c runtime/bank_cache.h runtime/bank_device.c \
+	runtime/bank_ahead.c runtime/bank_cache.c runtime/bank_cache.h \
+	runtime/bank_device.c \
 	runtime/bank_speeds.c runtime/bank_tiers.c \
 	runtime/boxes.c runtime/boxes.h runtime/device_call.c \
 	runtime/device_call.h runtime/dispatch_device.c \

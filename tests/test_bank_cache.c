@@ -8,6 +8,7 @@
 
 #include <coterie/coterie.h>
 
+#include "offload/tiers_state.h"
 #include "runtime/bank_cache.h"
 #include "tests/fault_io.h"
 #include "tests/models.h"
@@ -252,6 +253,170 @@ Test(bank_cache, copies_what_has_many_rows_at_once)
     cr_expect(eq(u64, counts_of(&cached).copies, counts_of(&cached).uses));
     cached_close(&cached);
     free(sums);
+}
+
+/* As the tiers' own thread does it, from what rows chose. */
+static void foresee(const cached_t *cached, uint32_t layer, uint32_t expert,
+                    float chance)
+{
+    coterie_tiers_t *tiers = cached->tiers;
+
+    pthread_mutex_lock(&tiers->mutex);
+    tiers->items[layer * EXPERTS + expert].chance = chance;
+    pthread_mutex_unlock(&tiers->mutex);
+}
+
+/* All experts in the host's memory, room for some on the device, whose experts
+ * of layer 2 are there. */
+static cached_t cached_begin(uint64_t there)
+{
+    float *sums = calloc(ROWS * config.hidden, sizeof(*sums));
+    cached_t cached = cached_open(LAYERS * EXPERTS, there);
+
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        cached.bank->cache->speeds.copy_ns = 0;
+        cr_assert(eq(int, COTERIE_OK,
+                     layer_compute(cached.bank, layer, 0, sums)));
+    }
+    cr_assert(eq(int, COTERIE_OK, layer_compute(cached.bank, 2, 1, sums)));
+    free(sums);
+    return cached;
+}
+
+static void layer_of(const cached_t *cached, uint32_t layer, uint32_t step)
+{
+    float *sums = calloc(ROWS * config.hidden, sizeof(*sums));
+
+    cr_assert(eq(int, COTERIE_OK,
+                 layer_compute(cached->bank, layer, step, sums)),
+              "%s", coterie_last_error());
+    free(sums);
+}
+
+static bool is_there(const cached_t *cached, uint32_t layer, uint32_t expert)
+{
+    return cached->bank->cache->room[layer * EXPERTS + expert] !=
+           COTERIE_ITEM_NONE;
+}
+
+Test(bank_cache, copies_likely_experts_of_the_next_layer_ahead)
+{
+    cached_t cached = cached_begin(24);
+    coterie_bank_counts_t before = counts_of(&cached), after;
+
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        foresee(&cached, 3, e, e < 3 ? 0.9f : 0.1f);
+    layer_of(&cached, 2, 1);
+    after = counts_of(&cached);
+    cr_expect(is_there(&cached, 3, 0) && is_there(&cached, 3, 2));
+    cr_expect(eq(u64, after.copies, before.copies));
+    cr_expect(ge(u64, after.ahead_copies, 1));
+    cr_expect(eq(u64, after.bytes - before.bytes,
+                 after.ahead_copies * record_size));
+    layer_of(&cached, 3, 0); /* which needs every expert */
+    cr_expect(eq(u64, counts_of(&cached).ahead_used, after.ahead_copies));
+    cr_expect(eq(u64, counts_of(&cached).ahead_wasted, 0));
+    cached_close(&cached);
+}
+
+Test(bank_cache, counts_what_was_copied_ahead_in_vain)
+{
+    cached_t cached = cached_begin(16);
+    uint64_t ahead;
+
+    foresee(&cached, 3, 5, 1);
+    foresee(&cached, 3, 6, 1);
+    layer_of(&cached, 2, 1);
+    ahead = counts_of(&cached).ahead_copies;
+    cr_assert(ge(u64, ahead, 1));
+    for (uint32_t layer = 4; layer < LAYERS; layer++)
+        layer_of(&cached, layer, 0); /* all rooms */
+    cr_expect(eq(u64, counts_of(&cached).ahead_wasted, ahead));
+    cr_expect(eq(u64, counts_of(&cached).ahead_used, 0));
+    cached_close(&cached);
+}
+
+Test(bank_cache, keeps_what_is_as_likely_as_what_would_come)
+{
+    cached_t cached = cached_begin(16);
+    uint64_t copies = counts_of(&cached).ahead_copies;
+
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            foresee(&cached, layer, e, 0.8f);
+    layer_of(&cached, 2, 1);
+    cr_expect(eq(u64, counts_of(&cached).ahead_copies, copies));
+    cached_close(&cached);
+}
+
+static int range_depth, range_count;
+
+static void range_begin(coterie_device_t *d, const char *name)
+{
+    cr_expect(eq(ptr, d, device));
+    cr_expect(gt(sz, strlen(name), 0));
+    range_depth++;
+    range_count++;
+}
+
+static void range_end(coterie_device_t *d)
+{
+    (void)d;
+    cr_expect(ge(int, --range_depth, 0));
+}
+
+Test(bank_cache, ends_every_range_that_a_profiler_shows)
+{
+    const coterie_device_ops_t *host = device->ops;
+    coterie_device_ops_t ops = *host;
+    cached_t cached;
+
+    ops.range_begin = range_begin;
+    ops.range_end = range_end;
+    device->ops = &ops;
+    cached = cached_begin(16);
+    foresee(&cached, 3, 5, 1);
+    layer_of(&cached, 2, 1);
+    cached.bank->cache->speeds.copy_ns = INFINITY;
+    layer_of(&cached, 5, 1);
+    cr_expect(gt(int, range_count, LAYERS));
+    cr_expect(zero(int, range_depth));
+    cached_close(&cached);
+    device->ops = host;
+}
+
+/* Half of them, or those who wait for a slot might wait for ever. */
+Test(bank_cache, borrows_no_more_than_half_of_the_tiers_slots)
+{
+    cached_t cached = cached_open(4, 40);
+    const void *record[5];
+
+    layer_of(&cached, 0, 1);
+    for (uint32_t i = 0, lent = 0; i < EXPERTS; i++) {
+        const bool got = coterie_tiers_borrow(cached.tiers, i, &record[lent]);
+
+        cr_assert(le(u32, lent += got, 2));
+        if (i == EXPERTS - 1)
+            cr_expect(eq(u32, lent, 2));
+    }
+    layer_of(&cached, 1, 0); /* with what is left */
+    for (uint32_t i = 0; i < EXPERTS; i++)
+        if (cached.tiers->items[i].state == COTERIE_ITEM_IN_USE)
+            coterie_tiers_give_back(cached.tiers, i);
+    cr_expect(eq(u32, cached.tiers->borrowed, 0));
+    cached_close(&cached);
+}
+
+Test(bank_cache, borrows_nothing_from_tiers_of_one_slot)
+{
+    cached_t cached = cached_open(1, 8);
+    const void *record = NULL;
+
+    layer_of(&cached, 0, 1);
+    for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
+        cr_expect(not(coterie_tiers_borrow(cached.tiers, i, &record)));
+    cr_expect(zero(ptr, (void *)record));
+    cached_close(&cached);
 }
 
 Test(bank_cache, a_failed_read_leaves_it_whole)

@@ -31,7 +31,9 @@ enum { ON_THEIR_WAY = 4 }; /* experts, of each rank */
     X(bytes) X(retries) X(host_budget) X(computed_in_host) X(moved_to_fast) \
     X(processes)
 
-#define DEVICE_MAP(X) X(uses) X(hits) X(copies) X(computed_here) X(bytes)
+#define DEVICE_MAP(X)                                      \
+    X(uses) X(hits) X(copies) X(computed_here) X(bytes)    \
+    X(ahead_copies) X(ahead_used) X(ahead_wasted)
 
 coterie_status_t budget_options_read(job_t *job)
 {
@@ -199,10 +201,15 @@ static void device_print(FILE *stream, const results_t *results)
 
     fprintf(stream,
             "device: uses, and of experts there        %8llu %8.1f %%\n"
-            "  copied there, and MB                  %8llu %8.1f\n"
+            "  copied there as needed                %8llu\n"
+            "  copied ahead, used, and wasted        %8llu %8llu %8llu\n"
+            "  MB copied                             %8.1f\n"
             "  computed by the processor             %8llu\n",
             (unsigned long long)c->uses, 100 * part(c->hits, c->uses),
-            (unsigned long long)c->copies, 1e-6 * (double)c->bytes,
+            (unsigned long long)c->copies,
+            (unsigned long long)c->ahead_copies,
+            (unsigned long long)c->ahead_used,
+            (unsigned long long)c->ahead_wasted, 1e-6 * (double)c->bytes,
             (unsigned long long)c->computed_here);
 }
 

@@ -95,7 +95,10 @@ typedef struct coterie_bank_counts {
     uint64_t hits;          /**< uses of experts in the device's memory */
     uint64_t copies;        /**< that were copied there */
     uint64_t computed_here; /**< by the processor */
-    uint64_t bytes;         /**< copied */
+    uint64_t bytes;         /**< copied, in all */
+    uint64_t ahead_copies;  /**< to the device before anybody needed them, */
+    uint64_t ahead_used;    /**< that were used, the first time a hit */
+    uint64_t ahead_wasted;  /**< that left without a use */
 } coterie_bank_counts_t;
 
 /** All zero for a bank without both. */
