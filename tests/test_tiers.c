@@ -32,6 +32,7 @@ static coterie_tiers_counts_t counts_of(coterie_tiers_t *tiers);
 static void use_items(coterie_tiers_t *tiers, uint32_t count,
                       const uint32_t *items);
 static void use_one(coterie_tiers_t *tiers, uint32_t item);
+static void use_skewed(coterie_tiers_t *tiers);
 static uint32_t take_one(coterie_tiers_t *tiers, coterie_items_t items);
 static void guess_one(coterie_tiers_t *tiers, uint32_t item);
 static void *use_many(void *arg);
@@ -139,6 +140,29 @@ Test(tiers, hits_what_it_holds)
     cr_expect(eq(u64, 4, counts.demand_reads));
     cr_expect(eq(u64, 4 * record_size, counts.bytes));
     coterie_tiers_destroy(tiers);
+}
+
+/* As on replay: where nothing is guessed, which is a matter of time. */
+Test(tiers, demand_no_more_with_a_larger_budget)
+{
+    for (uint32_t kind = COTERIE_POLICY_LRU; kind <= COTERIE_POLICY_COST;
+         kind++) {
+        uint64_t before = UINT64_MAX;
+
+        for (uint32_t slots = 1; slots <= ITEMS; slots++) {
+            coterie_tiers_t *tiers =
+                tiers_of(slots, (coterie_policy_kind_t)kind);
+            uint64_t demanded;
+
+            use_skewed(tiers);
+            demanded = counts_of(tiers).demand_reads;
+            cr_expect(le(u64, demanded, before), "policy %u, %u slots", kind,
+                      slots);
+            before = demanded;
+            coterie_tiers_destroy(tiers);
+        }
+        cr_expect(eq(u64, ITEMS, before));
+    }
 }
 
 Test(tiers, give_first_what_is_there_then_what_arrives)
@@ -442,6 +466,22 @@ static void use_items(coterie_tiers_t *tiers, uint32_t count,
 static void use_one(coterie_tiers_t *tiers, uint32_t item)
 {
     use_items(tiers, 1, &item);
+}
+
+/* Round after round through the layers, an expert or two of each, the first
+ * ones more often. */
+static void use_skewed(coterie_tiers_t *tiers)
+{
+    uint32_t state = 1, items[2];
+
+    for (uint32_t step = 0; step < 100 * LAYERS; step++) {
+        uint32_t of = step % LAYERS * EXPERTS;
+
+        state = state * 1664525 + 1013904223;
+        items[0] = of + (state >> 30) * (state >> 28 & 3) / 3;
+        items[1] = of + (state >> 26) % EXPERTS;
+        use_items(tiers, 1 + (items[0] != items[1]), items);
+    }
 }
 
 /* Takes and releases; returns which it was. */
