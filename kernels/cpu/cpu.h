@@ -122,6 +122,9 @@ COTERIE_PANELS_DECLARE(amx, int8)
 const coterie_cpu_ops_t *coterie_cpu_ops(void);
 const coterie_cpu_panels_t *coterie_cpu_panels(void);
 
+/* Bytes of the largest cache of a core; 0 if the processor does not tell. */
+size_t coterie_cpu_last_cache(void);
+
 /* At most COTERIE_ROW_BLOCK rows times a matrix. */
 typedef struct coterie_product {
     uint32_t rows, in, out;

@@ -69,11 +69,13 @@ static void choose(void);
 static size_t available_count(void);
 #if defined(__x86_64__)
 static int amx_allowed(void);
+static size_t last_cache(unsigned leaf);
 #endif
 static const choice_t *forced(const char *name, size_t available);
 
 static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
 static const choice_t *chosen;
+static size_t last_cache_size;
 
 const char *coterie_kernels_isa(void)
 {
@@ -93,6 +95,12 @@ const coterie_cpu_panels_t *coterie_cpu_panels(void)
     return &chosen->panels;
 }
 
+size_t coterie_cpu_last_cache(void)
+{
+    pthread_once(&chosen_once, choose);
+    return last_cache_size;
+}
+
 static void choose(void)
 {
     const char *name = getenv("COTERIE_ISA");
@@ -101,6 +109,11 @@ static void choose(void)
     chosen = &choices[available - 1];
     if (name != NULL && name[0] != '\0')
         chosen = forced(name, available);
+#if defined(__x86_64__)
+    last_cache_size = last_cache(0x8000001d); /* AMD's; then Intel's */
+    if (last_cache_size == 0)
+        last_cache_size = last_cache(4);
+#endif
 }
 
 /* __builtin_cpu_supports asks the operating system as well: it is false where
@@ -131,6 +144,25 @@ static size_t available_count(void)
 #endif
     return count;
 }
+
+/* Not sysconf, which multiplies it by what a virtual machine says of its
+ * threads. */
+#if defined(__x86_64__)
+static size_t last_cache(unsigned leaf)
+{
+    enum { KIND = 31, CACHES_MAX = 8 };
+    unsigned a, b, c, d;
+    size_t size = 0;
+
+    for (unsigned i = 0; i < CACHES_MAX; i++) {
+        if (!__get_cpuid_count(leaf, i, &a, &b, &c, &d) || (a & KIND) == 0)
+            break;
+        size = ((size_t)(b >> 22) + 1) * ((b >> 12 & 1023) + 1) *
+               ((b & 4095) + 1) * ((size_t)c + 1);
+    }
+    return size;
+}
+#endif
 
 /* Its registers are large: Linux saves them for those who ask. */
 #if defined(__x86_64__)

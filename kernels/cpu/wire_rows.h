@@ -1,9 +1,10 @@
 /* Written once, compiled once for each instruction set: includes of this file
  * have defined TARGET (what lets a function use the instructions), LANES,
- * NAME(function), STREAM_F32 and STREAM_U16(to, vector), which store to
- * aligned memory past the caches, and what compilers do badly with vectors of
- * their own: NARROW_16 and NARROW_8(words), which keep the lowest bits,
- * WIDEN_8(memory), to words, and SET_IF_NAN(floats, words, words if NaN). */
+ * NAME(function), STREAM(to, vector), which stores to aligned memory past the
+ * caches, and what compilers do badly with vectors of their own:
+ * LARGER(words, words), NARROW_16(words), which keeps the lowest bits,
+ * STORE_BYTES(to, ints[4]), of ints that fit, WIDEN_8(memory), to ints, and
+ * SET_IF_NAN(floats, words, words if NaN). */
 
 #define VEC TARGET static inline __attribute__((always_inline))
 #define floats NAME(floats)
@@ -40,27 +41,26 @@ VEC halves NAME(to_bf16)(floats v)
     return NARROW_16(SET_IF_NAN(v, rounded, bits | 0x400000u) >> 16);
 }
 
-TARGET static void NAME(copy)(size_t count, const float *from, float *to)
+/* Begins and ends of vectors go the usual way. */
+TARGET static void NAME(copy_past)(size_t size, const char *from, char *to)
 {
-    size_t i = 0;
+    const size_t before = -(uintptr_t)to % sizeof(words);
+    size_t i = before < size ? before : size;
 
-    for (; i < count && (uintptr_t)(to + i) % sizeof(floats) != 0; i++)
-        to[i] = from[i];
-    for (; i + LANES <= count; i += LANES)
-        STREAM_F32(to + i, NAME(load)(from + i));
-    for (; i < count; i++)
-        to[i] = from[i];
+    memcpy(to, from, i);
+    for (; i + sizeof(words) <= size; i += sizeof(words)) {
+        words v;
+        memcpy(&v, from + i, sizeof(v));
+        STREAM(to + i, v);
+    }
+    memcpy(to + i, from + i, size - i);
 }
 
 TARGET static void NAME(pack_bf16)(size_t count, const float *from,
-                                   uint16_t *to, int stream)
+                                   uint16_t *to)
 {
     size_t i = 0;
 
-    for (; i < count && (uintptr_t)(to + i) % sizeof(halves) != 0; i++)
-        to[i] = coterie_bf16_of(from[i]);
-    for (; stream && i + LANES <= count; i += LANES)
-        STREAM_U16(to + i, NAME(to_bf16)(NAME(load)(from + i)));
     for (; i + LANES <= count; i += LANES) {
         const halves h = NAME(to_bf16)(NAME(load)(from + i));
         memcpy(to + i, &h, sizeof(h));
@@ -70,14 +70,10 @@ TARGET static void NAME(pack_bf16)(size_t count, const float *from,
 }
 
 TARGET static void NAME(unpack_bf16)(size_t count, const uint16_t *from,
-                                     float *to, int stream)
+                                     float *to)
 {
     size_t i = 0;
 
-    for (; i < count && (uintptr_t)(to + i) % sizeof(floats) != 0; i++)
-        to[i] = coterie_bf16_value(from[i]);
-    for (; stream && i + LANES <= count; i += LANES)
-        STREAM_F32(to + i, NAME(load_bf16)(from + i));
     for (; i + LANES <= count; i += LANES) {
         const floats v = NAME(load_bf16)(from + i);
         memcpy(to + i, &v, sizeof(v));
@@ -95,8 +91,7 @@ TARGET static uint32_t NAME(largest)(size_t count, const float *from)
 
     for (; i + LANES <= count; i += LANES) {
         const words bits = (words)NAME(load)(from + i) & 0x7fffffffu;
-        const words more = (words)(bits > most);
-        most = (bits & more) | (most & ~more);
+        most = LARGER(most, bits);
     }
     memcpy(lanes, &most, sizeof(lanes));
     for (size_t l = 0; l < LANES; l++)
@@ -112,15 +107,19 @@ TARGET static uint32_t NAME(largest)(size_t count, const float *from)
 TARGET static void NAME(pack_int8)(size_t count, const float *from,
                                    float inverse, int8_t *to)
 {
+    enum { VECTORS = 4, BIAS = 0x4b400000 };
     size_t i = 0;
 
-    for (; i + LANES <= count; i += LANES) {
-        const floats sum = NAME(load)(from + i) * inverse + 0x1.8p23f;
-        const bytes b = NARROW_8((words)sum);
-        memcpy(to + i, &b, sizeof(b));
+    for (; i + VECTORS * LANES <= count; i += VECTORS * LANES) {
+        ints v[VECTORS];
+        for (size_t part = 0; part < VECTORS; part++)
+            v[part] = (ints)(NAME(load)(from + i + part * LANES) * inverse +
+                             0x1.8p23f) - BIAS;
+        STORE_BYTES(to + i, v);
     }
     for (; i < count; i++)
-        to[i] = (int8_t)(uint8_t)coterie_bits_of(from[i] * inverse + 0x1.8p23f);
+        to[i] = (int8_t)((int32_t)coterie_bits_of(from[i] * inverse +
+                                                  0x1.8p23f) - BIAS);
 }
 
 TARGET static void NAME(unpack_int8)(size_t count, const int8_t *from,
@@ -165,7 +164,7 @@ TARGET static void NAME(add_bf16)(size_t count, float weight,
 }
 
 static const wire_ops_t NAME(ops) = {
-    NAME(copy),    NAME(pack_bf16),   NAME(unpack_bf16), NAME(largest),
+    NAME(copy_past), NAME(pack_bf16),   NAME(unpack_bf16), NAME(largest),
     NAME(pack_int8), NAME(unpack_int8), NAME(add),         NAME(add_bf16),
 };
 
@@ -178,9 +177,9 @@ static const wire_ops_t NAME(ops) = {
 #undef TARGET
 #undef LANES
 #undef NAME
-#undef STREAM_F32
-#undef STREAM_U16
+#undef STREAM
 #undef SET_IF_NAN
 #undef NARROW_16
-#undef NARROW_8
+#undef LARGER
+#undef STORE_BYTES
 #undef WIDEN_8
