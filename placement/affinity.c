@@ -68,8 +68,9 @@ void coterie_affinity_count(const coterie_trace_view_t *view,
     uint32_t layers = view->layer_count, experts = view->expert_count;
     size_t cells = (size_t)experts * experts;
 
-    for (uint64_t t = 0; t < view->token_count; t++)
-        for (uint32_t l = 0; l < layers; l++) {
+    /* Layer by layer, whose tables then stay in the cache. */
+    for (uint32_t l = 0; l < layers; l++)
+        for (uint64_t t = 0; t < view->token_count; t++) {
             const int16_t *set = chosen(view, t, l);
             for (uint32_t i = 0; i < view->k; i++)
                 if (set[i] >= 0)

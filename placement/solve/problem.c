@@ -17,6 +17,8 @@ double coterie_problem_link(const coterie_problem_t *problem, uint32_t a,
 {
     if (a == b)
         return 0;
+    if (problem->node_count == 1) /* saves two divisions, of very many */
+        return 1;
     return coterie_problem_node(problem, a) == coterie_problem_node(problem, b)
                ? 1
                : problem->network_cost;
