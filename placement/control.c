@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "placement/placing.h"
+#include "placement/sample.h"
 
 /* A control: the same placement on held tokens whose choices were shuffled
  * among them, layer by layer. Loads stay as they were, and nothing else does;
@@ -44,7 +45,7 @@ coterie_status_t coterie_placing_control(const coterie_placing_t *p,
         coterie_trace_t *block = NULL;
         coterie_trace_view_t view;
         double gain = 0;
-        status = coterie_placing_slice(&held, b * length,
+        status = coterie_sample_slice(&held, b * length,
                                        length < BLOCK_MOST ? length
                                                            : BLOCK_MOST,
                                        &block);

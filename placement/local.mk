@@ -30,6 +30,7 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/place_loads.c placement/place_options.c \
 	placement/spread.c placement/spread.h \
 	placement/copies.h placement/cover.c placement/cover.h \
+	placement/sample.c placement/sample.h \
 	placement/scores.c placement/scores.h placement/slots.c placement/slots.h \
 	placement/place.c placement/placing.c placement/placing.h \
 	placement/refine.c placement/refine.h placement/replicas.c \

@@ -15,6 +15,7 @@ typedef struct measuring {
 } measuring_t;
 
 static void trace_measure(const measuring_t *m);
+static void choices_count(const measuring_t *m);
 static uint32_t token_measure(const measuring_t *m, uint64_t token, int moves,
                               uint32_t owner);
 
@@ -81,7 +82,12 @@ double coterie_measure_fullest(const uint64_t *load, uint32_t layer_count,
 static void trace_measure(const measuring_t *m)
 {
     const coterie_trace_view_t *view = m->view;
+    size_t items = (size_t)view->layer_count * view->expert_count;
 
+    if (m->placement->first[items] == items) {
+        choices_count(m);
+        return;
+    }
     for (uint64_t s = 0; s < view->sequence_count; s++) {
         uint32_t home = s % m->placement->rank_count, owner = home;
         for (uint64_t t = view->seq_start[s]; t < view->seq_start[s + 1]; t++) {
@@ -94,6 +100,22 @@ static void trace_measure(const measuring_t *m)
                     m, t, m->mode == COTERIE_MODE_OWNER && decodes, owner);
         }
     }
+}
+
+/* Where each expert is in one place, no choice is left to make. */
+static void choices_count(const measuring_t *m)
+{
+    const coterie_placement_t *p = m->placement;
+    const uint16_t *held = m->by_slot ? p->holder_slot : p->holder_rank;
+    uint32_t layers = m->view->layer_count, k = m->view->k;
+    const int16_t *set = m->view->experts;
+
+    for (uint64_t t = 0; t < m->view->token_count; t++)
+        for (size_t l = 0; l < layers; l++, set += k)
+            for (uint32_t i = 0; i < k; i++)
+                if (set[i] >= 0)
+                    m->load[l * m->width +
+                            held[l * p->expert_count + (size_t)set[i]]]++;
 }
 
 /* @return who owns it afterwards */

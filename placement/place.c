@@ -8,6 +8,7 @@
 #include "placement/capacity.h"
 #include "placement/placement.h"
 #include "placement/placing.h"
+#include "placement/sample.h"
 
 /* Of the time limit, where the rest is for copies and replicas: if a proof is
  * wanted or near, and if not. */
@@ -17,7 +18,8 @@ static coterie_status_t trace_split(coterie_placing_t *p,
                                     const coterie_trace_t *trace);
 static coterie_status_t problem_open(coterie_placing_t *p);
 static void loads_limit(coterie_placing_t *p);
-static void search_open(coterie_placing_t *p);
+static void search_open(coterie_placing_t *p, int reports);
+static double report_seconds(const coterie_placing_t *p);
 static double proof_share(const coterie_placing_t *p);
 static coterie_status_t experts_place(coterie_placing_t *p);
 static void placing_close(coterie_placing_t *p);
@@ -43,12 +45,16 @@ coterie_status_t coterie_place(const coterie_trace_t *trace,
         status = trace_split(&p, trace);
     if (status == COTERIE_OK)
         status = problem_open(&p);
-    if (status == COTERIE_OK)
+    if (status == COTERIE_OK) {
+        search_open(&p, report != NULL);
         status = experts_place(&p);
+    }
     if (status == COTERIE_OK)
         status = coterie_placing_make(&p, &placement);
-    if (status == COTERIE_OK && report != NULL)
+    if (status == COTERIE_OK && report != NULL) {
+        coterie_search_over(&p.search, &p.solution); /* told so meanwhile? */
         status = coterie_placing_report(&p, placement, &filled);
+    }
     if (status == COTERIE_OK) {
         coterie_placing_hand(&filled, report);
         *placement_p = placement;
@@ -76,7 +82,7 @@ static coterie_status_t trace_split(coterie_placing_t *p,
     if (train == units && p->options.train_share < 1 && units > 1)
         train--;
     status = whole ? coterie_trace_slice(trace, 0, train, &p->train)
-                   : coterie_placing_slice(&view, 0, train, &p->train);
+                   : coterie_sample_slice(&view, 0, train, &p->train);
     if (status != COTERIE_OK)
         return status;
     coterie_trace_view(p->train, &p->view);
@@ -85,30 +91,7 @@ static coterie_status_t trace_split(coterie_placing_t *p,
         return COTERIE_OK;
     }
     return whole ? coterie_trace_slice(trace, train, units - train, &p->held)
-                 : coterie_placing_slice(&view, train, units - train, &p->held);
-}
-
-coterie_status_t coterie_placing_slice(const coterie_trace_view_t *view,
-                                       uint64_t first, uint64_t count,
-                                       coterie_trace_t **trace_p)
-{
-    coterie_trace_view_t part = *view;
-    uint64_t start[2] = {0, count};
-    size_t row = (size_t)view->layer_count;
-
-    part.token_count = count;
-    part.sequence_count = 1;
-    part.seq_start = start;
-    part.experts += first * row * view->k;
-    if (part.weights != NULL)
-        part.weights += first * row * view->k;
-    if (part.predicted != NULL)
-        part.predicted += first * row * view->predicted_k;
-    if (part.step != NULL)
-        part.step += first;
-    if (part.phase != NULL)
-        part.phase += first;
-    return coterie_trace_create(&part, trace_p);
+                 : coterie_sample_slice(&view, train, units - train, &p->held);
 }
 
 static coterie_status_t problem_open(coterie_placing_t *p)
@@ -167,9 +150,10 @@ static void loads_limit(coterie_placing_t *p)
     }
 }
 
-static void search_open(coterie_placing_t *p)
+static void search_open(coterie_placing_t *p, int reports)
 {
-    p->search.planned = proof_share(p) * p->options.time_limit_s;
+    p->seconds = p->options.time_limit_s - (reports ? report_seconds(p) : 0);
+    p->search.planned = proof_share(p) * p->seconds;
     p->search.deadline = p->search.started + p->search.planned;
     p->search.limit = p->search.started + p->options.time_limit_s;
     p->search.unit = p->view.token_count;
@@ -181,13 +165,23 @@ static void search_open(coterie_placing_t *p)
     p->search.solver = "balancing loads";
 }
 
+/* What is left to it. */
+static double report_seconds(const coterie_placing_t *p)
+{
+    coterie_trace_view_t held;
+
+    coterie_trace_view(p->held, &held);
+    return fmin(COTERIE_REPORT_SHARE * p->options.time_limit_s,
+                COTERIE_REPORT_PASSES * coterie_sample_seconds(&held));
+}
+
 static double proof_share(const coterie_placing_t *p)
 {
     double seconds;
 
     if (p->options.objective == COTERIE_OBJECTIVE_CROSSING)
         return p->options.spare == 0 ? 1 : PROOF_SHARE;
-    seconds = PROOF_SHARE * p->options.time_limit_s;
+    seconds = PROOF_SHARE * p->seconds;
     return p->options.proof ||
                    coterie_solver_subsets.applies(&p->problem, seconds) ||
                    coterie_solver_columns.applies(&p->problem, seconds)
@@ -200,7 +194,6 @@ static coterie_status_t experts_place(coterie_placing_t *p)
     coterie_status_t status;
     int raised;
 
-    search_open(p);
     status = coterie_solve_start(&p->problem, 0, &p->search, p->in_order,
                                  &raised);
     if (status == COTERIE_OK)
@@ -213,8 +206,8 @@ static coterie_status_t experts_place(coterie_placing_t *p)
     p->solution.by = p->options.load_cap > 0 ? "balanced loads" : "in order";
     p->solution.bound_by = "none";
     status = coterie_solve(&p->problem, &p->search, &p->solution);
-    p->search.planned = p->options.time_limit_s - p->search.planned;
-    p->search.deadline = p->search.started + p->options.time_limit_s;
+    p->search.planned = p->seconds - p->search.planned;
+    p->search.deadline = p->search.started + p->seconds;
     if (p->search.stopped == COTERIE_STOPPED_LATE)
         p->search.stopped = COTERIE_STOPPED_NOT;
     return status;

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +11,17 @@
 #include "placement/placing.h"
 #include "placement/refine.h"
 #include "placement/replicas.h"
+#include "placement/sample.h"
 #include "placement/scores.h"
 
-enum {
-    LEARN_TOKENS = 1 << 20,
-    LEARN_ROUNDS = 4,
-    HASTE_TOKENS = 4096 /* and one round, where somebody waits */
-};
+enum { LEARN_ROUNDS = 4 }; /* of scores; one, where somebody waits */
+
+/* Of the time limit, for scores and for what copies are compared by; and what
+ * either may take where somebody waits, in seconds. */
+static const double LEARN_SHARE = 0.1, COPIES_SHARE = 0.05, HASTE = 0.15;
+
+/* Every rank that a token visits is tried as its next owner. */
+static const double LEARN_PASSES = 3;
 
 /* At first, where a placement by pairs is the start. */
 static const double HEAT = 0.1;
@@ -25,9 +30,9 @@ static coterie_status_t slots_open(const coterie_placing_t *p,
                                    const uint32_t *room,
                                    const uint16_t *rank_of,
                                    coterie_slots_t *slots);
-static coterie_status_t slots_score(const coterie_placing_t *p,
+static coterie_status_t slots_score(coterie_placing_t *p,
                                     coterie_slots_t *slots);
-static coterie_status_t slots_learn(const coterie_placing_t *p,
+static coterie_status_t slots_learn(coterie_placing_t *p,
                                     coterie_slots_t *slots);
 static int refine_applies(const coterie_placing_t *p);
 static coterie_status_t slots_refine(coterie_placing_t *p,
@@ -42,7 +47,11 @@ static coterie_status_t slots_measure(const coterie_placing_t *p,
                                       uint64_t *load);
 static uint64_t load_most(const coterie_placing_t *p, const uint64_t *load,
                           uint32_t layer);
+static coterie_status_t copies_compare(coterie_placing_t *p,
+                                       const coterie_slots_t *refined,
+                                       const coterie_slots_t *slots);
 static coterie_status_t copies_train(const coterie_placing_t *p,
+                                     const coterie_trace_t *trace,
                                      const coterie_slots_t *slots,
                                      double *copies_p);
 
@@ -107,6 +116,16 @@ coterie_status_t coterie_placing_copies(const coterie_trace_t *trace,
     return COTERIE_OK;
 }
 
+uint64_t coterie_placing_afford(const coterie_placing_t *p, double share,
+                                double passes)
+{
+    double seconds = share * p->options.time_limit_s;
+
+    if (p->search.stopped == COTERIE_STOPPED_TOLD)
+        seconds = fmin(seconds, HASTE);
+    return coterie_sample_afford(&p->view, seconds, passes);
+}
+
 static coterie_status_t slots_open(const coterie_placing_t *p,
                                    const uint32_t *room,
                                    const uint16_t *rank_of,
@@ -126,7 +145,7 @@ static coterie_status_t slots_open(const coterie_placing_t *p,
 
 /* What is learned fits words; more ranks are scored by how often each is
  * needed next. */
-static coterie_status_t slots_score(const coterie_placing_t *p,
+static coterie_status_t slots_score(coterie_placing_t *p,
                                     coterie_slots_t *slots)
 {
     coterie_placement_t *unscored = NULL;
@@ -142,17 +161,20 @@ static coterie_status_t slots_score(const coterie_placing_t *p,
     return status;
 }
 
-static coterie_status_t slots_learn(const coterie_placing_t *p,
+static coterie_status_t slots_learn(coterie_placing_t *p,
                                     coterie_slots_t *slots)
 {
     size_t items = (size_t)slots->layer_count * slots->expert_count;
     int hurried = p->search.stopped == COTERIE_STOPPED_TOLD;
     coterie_cover_t cover = {.k = p->view.k};
     uint64_t *holders = calloc(items, sizeof(*holders));
+    uint64_t tokens = coterie_placing_afford(
+        p, LEARN_SHARE, (hurried ? 1 : LEARN_ROUNDS) * LEARN_PASSES);
     coterie_scores_task_t task = {
         .view = &p->view, .cover = &cover, .holders = holders,
-        .token_count = hurried ? HASTE_TOKENS : LEARN_TOKENS,
-        .rounds = hurried ? 1 : LEARN_ROUNDS};
+        .token_count = tokens < UINT32_MAX ? (uint32_t)tokens : UINT32_MAX,
+        .rounds = hurried ? 1 : LEARN_ROUNDS,
+        .search = hurried ? NULL : &p->search, .solution = &p->solution};
     coterie_status_t status;
 
     if (holders == NULL)
@@ -194,9 +216,7 @@ static coterie_status_t slots_refine(coterie_placing_t *p,
     if (status == COTERIE_OK)
         status = caps_keep(p, &refined, slots);
     if (status == COTERIE_OK)
-        status = copies_train(p, slots, &p->train_copies);
-    if (status == COTERIE_OK)
-        status = copies_train(p, &refined, &p->train_copies_polished);
+        status = copies_compare(p, &refined, slots);
     if (status == COTERIE_OK && p->train_copies_polished < p->train_copies) {
         coterie_slots_t solved = *slots;
         *slots = refined;
@@ -294,7 +314,25 @@ static uint64_t load_most(const coterie_placing_t *p, const uint64_t *load,
     return most;
 }
 
+static coterie_status_t copies_compare(coterie_placing_t *p,
+                                       const coterie_slots_t *refined,
+                                       const coterie_slots_t *slots)
+{
+    coterie_trace_t *sample = NULL;
+    coterie_status_t status = coterie_sample_take(
+        p->train, coterie_placing_afford(p, COPIES_SHARE, 2), &sample);
+
+    if (status == COTERIE_OK)
+        status = copies_train(p, sample, slots, &p->train_copies);
+    if (status == COTERIE_OK)
+        status = copies_train(p, sample, refined, &p->train_copies_polished);
+    if (sample != p->train)
+        coterie_trace_destroy(sample);
+    return status;
+}
+
 static coterie_status_t copies_train(const coterie_placing_t *p,
+                                     const coterie_trace_t *trace,
                                      const coterie_slots_t *slots,
                                      double *copies_p)
 {
@@ -302,7 +340,7 @@ static coterie_status_t copies_train(const coterie_placing_t *p,
     coterie_status_t status = coterie_slots_create(slots, &placement);
 
     if (status == COTERIE_OK)
-        status = coterie_placing_copies(p->train, placement, p->options.mode,
+        status = coterie_placing_copies(trace, placement, p->options.mode,
                                         p->options.network_cost, copies_p);
     coterie_placement_destroy(placement);
     return status;

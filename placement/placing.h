@@ -7,6 +7,11 @@
 #include "placement/slots.h"
 #include "placement/solve/solver.h"
 
+/* Of the time limit: what reports may take, where that is too short for all
+ * held tokens, and how often these are routed. */
+#define COTERIE_REPORT_SHARE 0.15
+#define COTERIE_REPORT_PASSES 8.0
+
 typedef struct placing {
     coterie_place_options_t options;
     coterie_trace_t *train, *held; /* ours; held may be train */
@@ -16,6 +21,7 @@ typedef struct placing {
     uint32_t *capacity;   /* [rank]: of experts once each */
     uint32_t *room;       /* [rank]: with replicas */
     uint64_t *load_asked; /* [layer]: what load_cap lets a rank serve */
+    double seconds; /* of the time limit, to search in */
     coterie_search_t search;
     coterie_solution_t solution;
     uint16_t *in_order; /* [layer, expert] */
@@ -33,10 +39,10 @@ coterie_status_t coterie_placing_options(const coterie_place_options_t *in,
 void coterie_placing_hand(const coterie_place_report_t *filled,
                           coterie_place_report_t *report);
 
-/* Some tokens, as one sequence. */
-coterie_status_t coterie_placing_slice(const coterie_trace_view_t *view,
-                                       uint64_t first, uint64_t count,
-                                       coterie_trace_t **trace_p);
+/* How many tokens there is time to route so many times each, in a share of
+ * the time limit; few, where somebody waits. */
+uint64_t coterie_placing_afford(const coterie_placing_t *p, double share,
+                                double passes);
 
 /* Without replicas or scores. */
 coterie_status_t coterie_placing_single(const coterie_placing_t *p,

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "placement/copies.h"
 #include "placement/refine.h"
+#include "placement/sample.h"
 #include "placement/scores.h"
 
 /* Annealing in epochs. Each has its heat, its toll for loads over the limit
@@ -20,20 +21,23 @@
 
 enum {
     EPOCHS = 16,
-    COLD = 13,           /* from this one on, only gains are taken */
+    EPOCHS_LEAST = 4,    /* where to route all tokens takes too long */
+    COLD_LAST = 3,       /* epochs in which only gains are taken, of 16 */
     MENDS = 12,          /* epochs for layers over their limit, at most */
     MOVES_EACH = 200,    /* judged for a slot in an epoch, at most */
     TOKENS_FIRST = 2048, /* of the sample; */
     TOKENS_LAST = 16384,
-    LEARN_TOKENS = 8192, /* for scores, between epochs; */
-    LEARN_LAST = 1 << 20, /* and before the cold */
+    LEARN_TOKENS = 8192, /* for scores, between epochs */
     LEARN_ROUNDS = 4,
     SAMPLE = 256,          /* moves that say what an average loss is */
     ASK_EVERY = 16         /* moves between looks at the clock */
 };
 
 static const double TOKENS_PER_SECOND = 6e6; /* judged, at least */
-static const double TIME_SHARE = 0.8;        /* for annealing */
+static const double TIME_SHARE = 0.8,        /* for annealing */
+    ROUTE_SHARE = 0.15, /* for all tokens, between epochs */
+    LEARN_SHARE = 0.05, /* for scores, before the cold */
+    LEARN_PASSES = 3;   /* a round: every rank that a token visits is tried */
 static const double TOLL_FIRST = 2,  /* copies a choice */
     TOLL_LAST = 6, TOLL_MEND = 50;
 
@@ -41,6 +45,7 @@ typedef struct refining {
     const coterie_refine_t *task;
     coterie_slots_t *slots;
     coterie_copies_t copies;
+    uint32_t epochs, cold; /* in all; the first in which only gains count */
     double budget, end; /* of an epoch: tokens to judge; time */
     double heat;     /* at first, a token of the sample */
     uint32_t *layers; /* where moves are made */
@@ -56,6 +61,7 @@ typedef struct move {
 } move_t;
 
 static coterie_status_t refining_open(refining_t *r);
+static void epochs_plan(refining_t *r);
 static void refining_close(refining_t *r);
 static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch);
 static void slots_measure(refining_t *r);
@@ -78,9 +84,9 @@ coterie_status_t coterie_refine(const coterie_refine_t *task,
     refining_t r = {.task = task, .slots = slots};
     coterie_status_t status = refining_open(&r);
 
-    for (uint32_t e = 0; status == COTERIE_OK && e < EPOCHS + MENDS; e++) {
+    for (uint32_t e = 0; status == COTERIE_OK && e < r.epochs + MENDS; e++) {
         status = epoch_begin(&r, e);
-        if (status != COTERIE_OK || (e >= EPOCHS && layers_over(&r) == 0) ||
+        if (status != COTERIE_OK || (e >= r.epochs && layers_over(&r) == 0) ||
             coterie_search_over(task->search, task->solution))
             break;
         epoch_run(&r, e);
@@ -93,8 +99,7 @@ static coterie_status_t refining_open(refining_t *r)
 {
     size_t cells = (size_t)r->slots->layer_count * r->slots->rank_count;
 
-    r->budget = TOKENS_PER_SECOND * TIME_SHARE * r->task->search->planned /
-                EPOCHS;
+    epochs_plan(r);
     r->layer_count = r->slots->layer_count;
     r->layers = calloc(r->layer_count, sizeof(*r->layers));
     r->load = calloc(cells, sizeof(*r->load));
@@ -104,6 +109,17 @@ static coterie_status_t refining_open(refining_t *r)
     for (uint32_t l = 0; l < r->layer_count; l++)
         r->layers[l] = l;
     return COTERIE_OK;
+}
+
+static void epochs_plan(refining_t *r)
+{
+    double seconds = r->task->search->planned;
+    double each = coterie_sample_seconds(r->task->view);
+
+    r->epochs = (uint32_t)fmax(EPOCHS_LEAST,
+                               fmin(EPOCHS, ROUTE_SHARE * seconds / each));
+    r->cold = r->epochs - (r->epochs * COLD_LAST + EPOCHS - 1) / EPOCHS;
+    r->budget = TOKENS_PER_SECOND * TIME_SHARE * seconds / r->epochs;
 }
 
 static void refining_close(refining_t *r)
@@ -117,7 +133,7 @@ static void refining_close(refining_t *r)
 static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
 {
     const coterie_refine_t *task = r->task;
-    double done = fmin(1, (double)epoch / EPOCHS);
+    double done = fmin(1, (double)epoch / r->epochs);
     coterie_copies_task_t sample = {
         .view = task->view, .mode = task->mode,
         .rank_count = r->slots->rank_count,
@@ -134,8 +150,8 @@ static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
     if (status != COTERIE_OK)
         return status;
     coterie_slots_holders(r->slots, r->copies.holders);
-    if (epoch <= COLD)
-        status = scores_learn(r, epoch < COLD);
+    if (epoch <= r->cold)
+        status = scores_learn(r, epoch < r->cold);
     if (status != COTERIE_OK)
         return status;
     memcpy(r->copies.scores, r->slots->next_score,
@@ -146,7 +162,7 @@ static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
     limits_draw(r);
     if (epoch == 0)
         r->heat = task->heat * loss_measure(r);
-    r->copies.toll = epoch < EPOCHS
+    r->copies.toll = epoch < r->epochs
                          ? TOLL_FIRST * pow(TOLL_LAST / TOLL_FIRST, done)
                          : TOLL_MEND;
     return COTERIE_OK;
@@ -154,11 +170,17 @@ static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
 
 static coterie_status_t scores_learn(refining_t *r, int in_haste)
 {
+    const coterie_trace_view_t *view = r->task->view;
+    uint64_t most = coterie_sample_afford(
+        view, LEARN_SHARE * r->task->search->planned,
+        LEARN_ROUNDS * LEARN_PASSES);
     coterie_scores_task_t task = {
-        .view = r->task->view, .cover = &r->copies.cover,
+        .view = view, .cover = &r->copies.cover,
         .holders = r->copies.holders,
-        .token_count = in_haste ? LEARN_TOKENS : LEARN_LAST,
-        .rounds = in_haste ? 1 : LEARN_ROUNDS};
+        .token_count = in_haste ? LEARN_TOKENS
+                                : (uint32_t)fmin((double)most, UINT32_MAX),
+        .rounds = in_haste ? 1 : LEARN_ROUNDS, .search = r->task->search,
+        .solution = r->task->solution};
 
     return coterie_scores_learn(&task, r->slots->next_score);
 }
@@ -244,9 +266,9 @@ static void epoch_run(refining_t *r, uint32_t epoch)
 {
     coterie_copies_t *c = &r->copies;
     coterie_search_t *search = r->task->search;
-    double left = 1 - (double)epoch / COLD;
+    double left = 1 - (double)epoch / r->cold;
     double heat = left > 0 ? r->heat * left * left * c->token_count : 0;
-    double budget = epoch < EPOCHS ? r->budget : r->budget / MENDS;
+    double budget = epoch < r->epochs ? r->budget : r->budget / MENDS;
     uint64_t moves = (uint64_t)MOVES_EACH * r->layer_count * r->slots->count;
 
     r->end = epoch_end(r, epoch);
@@ -275,7 +297,7 @@ static void epoch_run(refining_t *r, uint32_t epoch)
  * cut by as much. */
 static double epoch_end(const refining_t *r, uint32_t epoch)
 {
-    uint32_t left = epoch < EPOCHS ? EPOCHS - epoch : 1;
+    uint32_t left = epoch < r->epochs ? r->epochs - epoch : 1;
 
     return coterie_search_now() +
            TIME_SHARE * coterie_search_left(r->task->search) / left;

@@ -12,16 +12,27 @@
 #include "placement/placement.h"
 #include "placement/placing.h"
 #include "placement/replacing.h"
+#include "placement/sample.h"
 
-enum { JUDGED_TOKENS = 32768 }; /* of the training part, at most */
+enum {
+    JUDGED_MOST = 32768, /* tokens of the training part; */
+    JUDGED_LEAST = 2048,
+    JUDGED_GUESS = 64    /* candidates */
+};
 
-/* Of the time limit: the free choice, then the trails. The rest judges. */
-static const double FREE_SHARE = 0.4, TRAIL_SHARE = 0.7;
+/* Of the time limit: the free choice, then the trails, then judging them. The
+ * rest is for the report. */
+static const double FREE_SHARE = 0.4, TRAIL_SHARE = 0.7, JUDGE_SHARE = 0.9,
+    HASTE = 0.15; /* seconds, where somebody waits for the report */
+
+/* Of what is reported, and of each candidate: it is scored, then judged. */
+static const double REPORT_PASSES = 3, JUDGE_PASSES = 2;
 
 static coterie_status_t options_check(const coterie_replace_options_t *in,
                                       coterie_replace_options_t *out);
 static coterie_status_t trace_split(coterie_replacing_t *r,
                                     const coterie_trace_t *trace);
+static uint64_t judged_tokens(const coterie_replacing_t *r);
 static void search_open(coterie_replacing_t *r);
 static coterie_status_t free_choose(coterie_replacing_t *r);
 static coterie_status_t candidates_judge(coterie_replacing_t *r);
@@ -131,7 +142,7 @@ static coterie_status_t trace_split(coterie_replacing_t *r,
                                     const coterie_trace_t *trace)
 {
     coterie_trace_view_t view;
-    uint64_t train, judged, held;
+    uint64_t train, held;
     coterie_status_t status;
 
     coterie_trace_view(trace, &view);
@@ -140,19 +151,26 @@ static coterie_status_t trace_split(coterie_replacing_t *r,
     if (train == view.sequence_count && r->options.train_share < 1 &&
         train > 1)
         train--;
-    for (judged = 1; judged < train; judged++)
-        if (view.seq_start[judged] >= JUDGED_TOKENS)
-            break;
     held = train < view.sequence_count ? train : 0;
     status = coterie_trace_slice(trace, 0, train, &r->train);
     if (status == COTERIE_OK)
-        status = coterie_trace_slice(trace, 0, judged, &r->judged);
-    if (status == COTERIE_OK)
         status = coterie_trace_slice(trace, held, view.sequence_count - held,
                                      &r->held);
-    if (status == COTERIE_OK)
-        coterie_trace_view(r->train, &r->view);
-    return status;
+    if (status != COTERIE_OK)
+        return status;
+    coterie_trace_view(r->train, &r->view);
+    return coterie_sample_take(r->train, judged_tokens(r), &r->judged);
+}
+
+static uint64_t judged_tokens(const coterie_replacing_t *r)
+{
+    double seconds =
+        (JUDGE_SHARE - TRAIL_SHARE) * r->options.time_limit_s;
+    uint64_t tokens = coterie_sample_afford(&r->view, seconds,
+                                            JUDGE_PASSES * JUDGED_GUESS);
+
+    return tokens < JUDGED_LEAST ? JUDGED_LEAST
+           : tokens < JUDGED_MOST ? tokens : JUDGED_MOST;
 }
 
 static void search_open(coterie_replacing_t *r)
@@ -200,16 +218,18 @@ static coterie_status_t free_choose(coterie_replacing_t *r)
 
 /* The best of those within the budget: what is chosen from does not depend on
  * it, so that more is never worse. The free choice comes last, and first here,
- * since time may be short. */
+ * since time may be short; one is judged, however short it is. */
 static coterie_status_t candidates_judge(coterie_replacing_t *r)
 {
     const coterie_solution_t nothing = {.by = "copies", .bound_by = "none"};
     coterie_status_t status =
         copies_of(r, r->judged, r->old, &r->copies_before);
+    size_t judged = 0;
 
     r->best = r->old->slot_expert;
     r->copies = r->copies_before;
-    r->search.deadline = r->search.started + r->options.time_limit_s;
+    r->search.deadline =
+        r->search.started + JUDGE_SHARE * r->options.time_limit_s;
     if (r->search.stopped == COTERIE_STOPPED_LATE)
         r->search.stopped = COTERIE_STOPPED_NOT;
     for (size_t i = r->count; status == COTERIE_OK && i > 0; i--) {
@@ -217,8 +237,9 @@ static coterie_status_t candidates_judge(coterie_replacing_t *r)
         double copies = INFINITY;
         if (candidate->moves > r->options.moves_most)
             continue;
-        if (coterie_search_over(&r->search, &nothing))
+        if (coterie_search_over(&r->search, &nothing) && judged > 0)
             break;
+        judged++;
         status = slots_judge(r, candidate->slots, &copies);
         if (status != COTERIE_OK || copies >= r->copies)
             continue;
@@ -249,10 +270,12 @@ static coterie_status_t slots_create(const coterie_replacing_t *r,
     size_t scores = (size_t)r->view.layer_count * r->view.expert_count *
                     r->old->rank_count;
     coterie_placement_options_t options;
+    coterie_trace_view_t view;
     coterie_placement_t *unscored = NULL;
     uint8_t *next_score = NULL;
     coterie_status_t status;
 
+    coterie_trace_view(r->judged, &view);
     coterie_placement_view(r->old, &options);
     if (slots == r->old->slot_expert)
         return coterie_placement_create(&options, placement_p);
@@ -263,8 +286,7 @@ static coterie_status_t slots_create(const coterie_replacing_t *r,
         next_score = calloc(scores, 1);
         status = next_score == NULL
                      ? coterie_fail_memory(scores, "next-layer scores")
-                     : coterie_affinity_scores(&r->view, unscored,
-                                               next_score);
+                     : coterie_affinity_scores(&view, unscored, next_score);
     }
     options.next_score = next_score;
     if (status == COTERIE_OK)
@@ -280,16 +302,24 @@ static coterie_status_t report_fill(const coterie_replacing_t *r,
 {
     const coterie_placement_t *all =
         r->free_choice != NULL ? r->free_choice : placement;
-    coterie_status_t status =
-        copies_of(r, r->held, r->old, &report->held_copies_before);
+    double seconds = (1 - JUDGE_SHARE) * r->options.time_limit_s;
+    int told = r->search.stopped == COTERIE_STOPPED_TOLD;
+    uint64_t most = coterie_sample_afford(
+        &r->view, told ? fmin(seconds, HASTE) : seconds, REPORT_PASSES);
+    coterie_trace_t *sample = NULL;
+    coterie_status_t status = coterie_sample_take(r->held, most, &sample);
 
     report->train_copies_before = r->copies_before;
     report->train_copies = r->copies;
     report->moves_all = r->moves_all;
     if (status == COTERIE_OK)
-        status = copies_of(r, r->held, placement, &report->held_copies);
+        status = copies_of(r, sample, r->old, &report->held_copies_before);
     if (status == COTERIE_OK)
-        status = copies_of(r, r->held, all, &report->held_copies_all);
+        status = copies_of(r, sample, placement, &report->held_copies);
+    if (status == COTERIE_OK)
+        status = copies_of(r, sample, all, &report->held_copies_all);
+    if (sample != r->held)
+        coterie_trace_destroy(sample);
     report->elapsed_s = coterie_search_now() - r->search.started;
     return status;
 }
@@ -310,7 +340,8 @@ static void replacing_close(coterie_replacing_t *r)
         free(r->candidates[i].slots);
     free(r->candidates);
     coterie_placement_destroy(r->free_choice);
+    if (r->judged != r->train)
+        coterie_trace_destroy(r->judged);
     coterie_trace_destroy(r->train);
-    coterie_trace_destroy(r->judged);
     coterie_trace_destroy(r->held);
 }

@@ -9,29 +9,40 @@
 #include "placement/cure.h"
 #include "placement/measure.h"
 #include "placement/placing.h"
+#include "placement/sample.h"
 
 static void report_train(const coterie_placing_t *p,
                          coterie_place_report_t *report);
 static coterie_status_t report_loads(const coterie_placing_t *p,
                                      const coterie_placement_t *placement,
+                                     const coterie_trace_t *sample,
                                      coterie_place_report_t *report);
 static int caps_kept(const coterie_placing_t *p, const uint64_t *load);
 static coterie_status_t report_cure(const coterie_placing_t *p,
                                     coterie_place_report_t *report);
 static coterie_status_t report_held(const coterie_placing_t *p,
                                     const coterie_placement_t *placement,
+                                    const coterie_trace_t *sample,
                                     coterie_place_report_t *report);
 
 coterie_status_t coterie_placing_report(const coterie_placing_t *p,
                                         const coterie_placement_t *placement,
                                         coterie_place_report_t *report)
 {
+    coterie_trace_t *sample = NULL;
     coterie_status_t status;
 
     report_train(p, report);
-    status = report_loads(p, placement, report);
+    status = coterie_sample_take(
+        p->held,
+        coterie_placing_afford(p, COTERIE_REPORT_SHARE, COTERIE_REPORT_PASSES),
+        &sample);
     if (status == COTERIE_OK)
-        status = report_held(p, placement, report);
+        status = report_loads(p, placement, sample, report);
+    if (status == COTERIE_OK)
+        status = report_held(p, placement, sample, report);
+    if (sample != p->held)
+        coterie_trace_destroy(sample);
     if (status == COTERIE_OK && p->search.stopped != COTERIE_STOPPED_TOLD)
         status = coterie_placing_control(p, placement, report);
     if (status == COTERIE_OK && report->cap_raised)
@@ -72,6 +83,7 @@ static void report_train(const coterie_placing_t *p,
 /* What ranks serve once tokens are routed. */
 static coterie_status_t report_loads(const coterie_placing_t *p,
                                      const coterie_placement_t *placement,
+                                     const coterie_trace_t *sample,
                                      coterie_place_report_t *report)
 {
     uint32_t layers = p->view.layer_count, ranks = p->options.rank_count;
@@ -83,7 +95,7 @@ static coterie_status_t report_loads(const coterie_placing_t *p,
 
     if (load == NULL)
         return coterie_fail_memory(cells * sizeof(*load), "measured loads");
-    coterie_trace_view(p->held, &held);
+    coterie_trace_view(sample, &held);
     status = coterie_placing_single(p, p->in_order, &in_order);
     if (status == COTERIE_OK) {
         coterie_mode_t mode = p->options.mode;
@@ -140,6 +152,7 @@ static int caps_kept(const coterie_placing_t *p, const uint64_t *load)
 
 static coterie_status_t report_held(const coterie_placing_t *p,
                                     const coterie_placement_t *placement,
+                                    const coterie_trace_t *sample,
                                     coterie_place_report_t *report)
 {
     static const coterie_mode_t modes[3] = {
@@ -148,7 +161,8 @@ static coterie_status_t report_held(const coterie_placing_t *p,
     coterie_trace_view_t held;
     coterie_status_t status;
 
-    coterie_trace_view(p->held, &held);
+    coterie_trace_view(sample, &held);
+    report->held_tokens = held.token_count;
     report->held_cost_in_order =
         coterie_affinity_cost(&held, p->costs, &p->problem, p->in_order) /
         held.token_count;
@@ -157,11 +171,11 @@ static coterie_status_t report_held(const coterie_placing_t *p,
                         held.token_count;
     status = coterie_placing_single(p, p->in_order, &in_order);
     if (status == COTERIE_OK)
-        status = coterie_placing_copies(p->held, in_order,
+        status = coterie_placing_copies(sample, in_order,
                                         COTERIE_MODE_TWO_PHASE, 1,
                                         &report->held_copies_in_order);
     for (int i = 0; status == COTERIE_OK && i < 3; i++)
-        status = coterie_placing_copies(p->held, placement, modes[i], 1,
+        status = coterie_placing_copies(sample, placement, modes[i], 1,
                                         &report->held_copies[i]);
     coterie_placement_destroy(in_order);
     return status;

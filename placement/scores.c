@@ -27,6 +27,7 @@ typedef struct candidates {
 } candidates_t;
 
 static void sequence_learn(learning_t *g, uint64_t sequence, uint64_t stride);
+static int learning_over(const learning_t *g);
 static uint32_t choice_learn(learning_t *g, const int16_t *set, uint32_t layer,
                              uint32_t owner);
 static void candidates_price(const learning_t *g, const int16_t *set,
@@ -68,13 +69,19 @@ static void sequence_learn(learning_t *g, uint64_t sequence, uint64_t stride)
     uint64_t first = view->seq_start[sequence];
     uint32_t owner = sequence % g->task->cover->rank_count;
 
-    for (uint64_t t = (first + stride - 1) / stride * stride; t < end;
-         t += stride)
+    for (uint64_t t = (first + stride - 1) / stride * stride;
+         t < end && !learning_over(g); t += stride)
         for (uint32_t l = 0; l < view->layer_count; l++)
             if (l + 1 < view->layer_count || t + 1 < end)
                 owner = choice_learn(
                     g, view->experts + (t * view->layer_count + l) * view->k, l,
                     owner);
+}
+
+static int learning_over(const learning_t *g)
+{
+    return g->task->search != NULL &&
+           coterie_search_over(g->task->search, g->task->solution);
 }
 
 /* @return who owns the token next, as far as is known now */

@@ -28,11 +28,10 @@ enum {
 /* Allocates arrays for the sizes in `shape` (its pointers do not matter);
  * predictions are there if shape->predicted_k is not 0. `name` begins error
  * lines. @return status if a size is 0 or beyond what a trace can hold */
-coterie_status_t coterie_trace_allocate(const char *name,
-                                        coterie_status_t status,
-                                        const coterie_trace_view_t *shape,
-                                        unsigned arrays,
-                                        coterie_trace_t **trace_p);
+COTERIE_API coterie_status_t coterie_trace_allocate(
+    const char *name, coterie_status_t status,
+    const coterie_trace_view_t *shape, unsigned arrays,
+    coterie_trace_t **trace_p);
 
 /* Checks ids, sequences and phases. An expert_count of 0 becomes one more than
  * the largest id. @return status, with a line that names the place */

@@ -14,11 +14,13 @@ typedef struct walk {
     coterie_trail_t *trail;
     const coterie_problem_t *p;
     uint16_t *rank_of;     /* [layer, expert] */
-    double *worth;         /* [layer, expert, rank]: cost, if it were there */
+    double *worth;         /* [layer, expert, rank]: cost, if it were there,
+                              less what it is where all others are far */
     coterie_swap_t *best;  /* [layer]; cost: how good */
     uint64_t *rank_load;   /* [layer, rank] */
     uint64_t *most;        /* [layer]: what a rank may carry */
-    double *links;         /* [rank]: of what is being added */
+    double *links;         /* [rank]: of what is being added; */
+    uint32_t near, near_end; /* only these are not 0 */
     uint64_t moves;
     double cost;
 } walk_t;
@@ -156,15 +158,21 @@ static void block_add(walk_t *w, const float *weight, size_t stride,
 
     for (uint32_t e = 0; e < w->p->expert_count; e++) {
         double each = weight[e * stride];
-        for (uint32_t r = 0; each != 0 && r < ranks; r++)
+        for (uint32_t r = w->near; each != 0 && r < w->near_end; r++)
             worth[(size_t)e * ranks + r] += each * w->links[r];
     }
 }
 
 static void links_from(walk_t *w, uint32_t rank, double sign)
 {
-    for (uint32_t r = 0; r < w->p->rank_count; r++)
-        w->links[r] = sign * coterie_problem_link(w->p, rank, r);
+    const coterie_problem_t *p = w->p;
+    uint32_t size = p->node_count > 1 ? p->rank_count / p->node_count : 1;
+    double far = p->node_count > 1 ? p->network_cost : 1;
+
+    w->near = rank / size * size;
+    w->near_end = w->near + size;
+    for (uint32_t r = w->near; r < w->near_end; r++)
+        w->links[r] = sign * (coterie_problem_link(p, rank, r) - far);
 }
 
 static void layer_scan(walk_t *w, uint32_t layer)

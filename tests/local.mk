@@ -75,7 +75,8 @@ tests_run_SOURCES += tests/test_copies.c tests/test_place.c \
 	tests/test_place_command.c \
 	tests/test_place_limits.c \
 	tests/test_replace.c \
-	tests/test_solve.c
+	tests/test_solve.c \
+	tests/test_sample.c
 endif
 # The GPU's kernels for the CPU, found before CUDA's own headers.
 if RUN_CRITERION

@@ -399,9 +399,31 @@ Test(place, stops_when_told_with_a_legal_placement)
     options.progress_arg = &calls;
     placement = place(trace, &options, &report);
     cr_expect(eq(int, calls, 1));
+    cr_expect(eq(u64, report.held_tokens, 1000)); /* few are all routed */
     cr_expect(eq(int, report.proved, 0));
     cr_expect(ge(dbl, report.cost, report.bound));
     coterie_placement_destroy(placement);
+    coterie_trace_destroy(trace);
+}
+
+/* What is done after a search is work as well: somebody waits for it. */
+Test(place, routes_few_tokens_where_somebody_waits_or_time_is_short)
+{
+    coterie_trace_t *trace = trace_draw(8, 16, 120000, 1);
+    coterie_place_options_t options = options_for(4);
+    coterie_place_report_t report;
+    int calls = 0;
+
+    options.progress = stop_at_once;
+    options.progress_arg = &calls;
+    options.time_limit_s = 100;
+    coterie_placement_destroy(place(trace, &options, &report));
+    cr_expect(lt(u64, report.held_tokens, 40000));
+    cr_expect(gt(dbl, report.held_copies[1], 0));
+    options.progress = NULL;
+    options.time_limit_s = 0.2;
+    coterie_placement_destroy(place(trace, &options, &report));
+    cr_expect(lt(u64, report.held_tokens, 10000));
     coterie_trace_destroy(trace);
 }
 

@@ -70,7 +70,8 @@ static json_t *held_json(const coterie_place_report_t *r)
     static const char *const affinity[] = {"unknown", "held", "none"};
 
     return json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:f}", "held_cost_in_order",
+        "{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:f}", "held_tokens",
+        (json_int_t)r->held_tokens, "held_cost_in_order",
         r->held_cost_in_order, "held_cost", r->held_cost,
         "held_copies_in_order", r->held_copies_in_order,
         "held_copies_two_phase", r->held_copies[0], "held_copies_owner",

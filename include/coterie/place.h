@@ -37,7 +37,7 @@ typedef struct coterie_place_options {
     uint32_t mode;         /**< coterie_mode_t that dispatch serves; owner */
     uint32_t seed;
     double load_cap;       /**< fullest rank's load over the mean; 0: none */
-    double time_limit_s;   /**< default 60 */
+    double time_limit_s;   /**< of all but reading the trace; default 60 */
     double network_cost;   /**< a copy between nodes, in copies within; 8 */
     double train_share;    /**< of the sequences, from the first; 0.5 */
     /** Called now and then; non-zero stops the search with the best so far. */
@@ -90,8 +90,9 @@ typedef struct coterie_place_report {
     /** Copies are not quite sums over pairs. 1: the placement returned is not
      * the best of the pairwise objective, which solver, proved, cost, bound,
      * gap, kappa and held_cost are about, but one that moves fewer copies on
-     * train, in the mode asked, per token and layer: train_copies_polished
-     * against train_copies (both 0 where that was not tried). */
+     * train, or a sample of it where time is short, in the mode asked, per
+     * token and layer: train_copies_polished against train_copies (both 0
+     * where that was not tried). */
     uint32_t polished;
     uint32_t affinity; /**< coterie_affinity_t: whether held tokens have any */
     double train_copies, train_copies_polished;
@@ -109,6 +110,9 @@ typedef struct coterie_place_report {
      * give the same placement. (Bounds may differ all the same.) */
     uint32_t cut;
     uint32_t seed; /**< as given */
+    /** Held tokens that held_cost, held_copies and held_load are about: all, or a sample
+     * where these would take more than the time limit leaves for them. */
+    uint64_t held_tokens;
 } coterie_place_report_t;
 
 #define COTERIE_PLACE_REPORT_INIT { .size = sizeof(coterie_place_report_t) }
