@@ -125,7 +125,7 @@ static void bed_open(bed_t *bed, const char *store, const char *device)
     coterie_expert_format_t format = {.size = sizeof(format)};
 
     must(coterie_device_open(device, &bed->device));
-    must(offload_store_make(store, LAYERS));
+    must(offload_store_make(store, LAYERS, NULL, 0));
     must(coterie_model_open(store, &bed->model));
     coterie_model_config(bed->model, &bed->config);
     coterie_model_expert_format(bed->model, &format);

@@ -58,7 +58,8 @@ bench_storage_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_storage_LDFLAGS = $(AM_LDFLAGS) -static
 bench_storage_LDADD = libcoterie.la $(LIBURING_LIBS)
 bench_offload_SOURCES = bench/bench.h bench/offload.c bench/offload_engine.c \
-	bench/offload_engine.h bench/offload_store.c bench/offload_store.h \
+	bench/offload_engine.h bench/offload_files.c bench/offload_files.h \
+	bench/offload_store.c bench/offload_store.h \
 	bench/storage_raw.c bench/storage_raw.h
 bench_offload_CFLAGS = $(AM_CFLAGS) $(LIBURING_CFLAGS)
 bench_offload_LDFLAGS = $(AM_LDFLAGS) -static

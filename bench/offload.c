@@ -1,70 +1,61 @@
 /* Decoding with a quarter of the experts in memory, beside what the drive and
  * the processor allow and beside page faults.
  *
- * usage: offload TRACE STORE [BATCH [STEPS [ROUNDS]]]
+ * usage: offload TRACE STORE[,STRIPE...] [BATCH [STEPS [ROUNDS]]]
  *
- * Makes STORE (7.3 GB), unless there is one: random weights, 6 layers of 128
- * experts of 9 MiB, 8 a token. TRACE, of 24 layers of 32 experts, says which
- * (bench/offload_store.h). Decodes BATCH (1) sequences of its second half for
- * STEPS (120) tokens each, of which the second half counts, ROUNDS (3) times
- * with other sequences, in turns: computing alone, each policy with a budget of
- * 25 %, and computing from a mapping of the store, where just as many experts a
- * step come from the drive as `cost` read. What runs before such a server has
- * taught it, a part of the trace does here. One JSON object a line. */
+ * Makes STORE (8.5 GB, over as many files as are named), unless there is one:
+ * random weights, 7 layers of 128 experts of 9 MiB, 8 a token. TRACE, of 24
+ * layers of 32 experts, says which (bench/offload_store.h). Decodes BATCH (1)
+ * sequences of its second half for STEPS (120) tokens each, of which the second
+ * half counts, ROUNDS (3) times with other sequences, in turns: computing alone,
+ * each policy with a budget of 25 %, and computing from a mapping of the store,
+ * where just as many experts a step come from the drive as `cost` read. What
+ * runs before such a server has taught it, a part of the trace does here. One
+ * JSON object a line. */
 #include "config.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "bench/bench.h"
 #include "bench/offload_engine.h"
-#include "bench/storage_raw.h"
 #include "offload/arena.h"
 #include "offload/tiers.h"
 
 enum {
-    LAYERS = 6,
+    LAYERS = 7, /* so that a quarter of them is 2 GB */
     POLICIES = COTERIE_POLICY_COST + 1,
     BUDGET_PERCENT = 25,
-    LEARNED_TOKENS = 6000,
-    MIB = 1 << 20,
-    DRIVE_READ = 256 * MIB,
-    DRIVE_ROUNDS = 3
+    LEARNED_TOKENS = 6000
 };
 
 static const char *const policy_names[] = {"lru", "lfu", "cost"};
 
 typedef struct bench {
-    const char *path; /* of the store */
+    const char *paths[1 + COTERIE_STRIPES_MAX]; /* of the store's files */
+    uint32_t path_count;
     uint32_t batch, steps, rounds, round;
     coterie_model_t *model;
     coterie_trace_t *trace; /* merged */
     coterie_trace_view_t view;
     uint32_t *sequences; /* [rounds, batch] */
     uint64_t *hot;
-    uint64_t record_size, store_size;
+    uint64_t record_size;
     coterie_arena_t arena; /* as large as the budget */
-    int file;
-    const unsigned char *mapped;
-    storage_ring_t drive; /* the fastest way to read the store */
-    double compute_ms;    /* of a token */
+    offload_files_t files;
+    double compute_ms; /* of a token */
     double *step_s;
     uint32_t *reads;
 } bench_t;
 
+static void paths_split(bench_t *b, char *list);
 static coterie_status_t bench_open(bench_t *b, const char *trace);
 static coterie_status_t store_open(bench_t *b);
 static coterie_status_t sequences_pick(bench_t *b);
 static coterie_status_t hot_count(bench_t *b);
-static void drive_sweep(bench_t *b);
-static double drive_measure(const bench_t *b, const storage_ring_t *how);
 static coterie_status_t round_run(bench_t *b);
 static coterie_status_t memory_run(bench_t *b);
 static coterie_status_t policy_run(bench_t *b, uint32_t policy);
@@ -83,16 +74,16 @@ int main(int argc, char **argv)
 {
     bench_t b = {.batch = argc > 3 ? (uint32_t)atoi(argv[3]) : 1,
                  .steps = argc > 4 ? (uint32_t)atoi(argv[4]) : 120,
-                 .rounds = argc > 5 ? (uint32_t)atoi(argv[5]) : 3,
-                 .file = -1};
+                 .rounds = argc > 5 ? (uint32_t)atoi(argv[5]) : 3};
     coterie_status_t status;
 
     if (argc < 3 || b.batch == 0 || b.steps < 4 || b.rounds == 0) {
         fprintf(stderr,
-                "usage: offload TRACE STORE [BATCH [STEPS [ROUNDS]]]\n");
+                "usage: offload TRACE STORE[,STRIPE...] [BATCH [STEPS "
+                "[ROUNDS]]]\n");
         return 2;
     }
-    b.path = argv[2];
+    paths_split(&b, argv[2]);
     status = bench_open(&b, argv[1]);
     for (; b.round < b.rounds && status == COTERIE_OK; b.round++)
         status = round_run(&b);
@@ -102,9 +93,17 @@ int main(int argc, char **argv)
     return status != COTERIE_OK;
 }
 
+static void paths_split(bench_t *b, char *list)
+{
+    for (char *path = strtok(list, ",");
+         path != NULL && b->path_count <= COTERIE_STRIPES_MAX;
+         path = strtok(NULL, ","))
+        b->paths[b->path_count++] = path;
+}
+
 static coterie_status_t bench_open(bench_t *b, const char *trace)
 {
-    coterie_status_t status = offload_trace_merge(trace, &b->trace);
+    coterie_status_t status = offload_trace_merge(trace, LAYERS, &b->trace);
 
     if (status != COTERIE_OK)
         return status;
@@ -131,27 +130,16 @@ static coterie_status_t bench_open(bench_t *b, const char *trace)
 static coterie_status_t store_open(bench_t *b)
 {
     coterie_expert_format_t format = {.size = sizeof(format)};
-    struct stat stat;
-    void *mapped;
-    coterie_status_t status = offload_store_make(b->path, LAYERS);
+    coterie_status_t status = offload_store_make(
+        b->paths[0], LAYERS, b->paths + 1, b->path_count - 1);
 
     if (status == COTERIE_OK)
-        status = coterie_model_open(b->path, &b->model);
+        status = coterie_model_open(b->paths[0], &b->model);
     if (status != COTERIE_OK)
         return status;
     coterie_model_expert_format(b->model, &format);
     b->record_size = format.record_size;
-    b->file = open(b->path, O_RDONLY | O_CLOEXEC);
-    if (b->file < 0 || fstat(b->file, &stat) != 0)
-        return coterie_fail(COTERIE_ERR_IO, "%s: not readable", b->path);
-    b->store_size = (uint64_t)stat.st_size;
-    fsync(b->file); /* what is not written yet cannot leave the page cache */
-    posix_fadvise(b->file, 0, 0, POSIX_FADV_DONTNEED);
-    mapped = mmap(NULL, b->store_size, PROT_READ, MAP_SHARED, b->file, 0);
-    if (mapped == MAP_FAILED)
-        return coterie_fail(COTERIE_ERR_IO, "%s: not mappable", b->path);
-    b->mapped = mapped;
-    return COTERIE_OK;
+    return offload_files_open(b->model, &b->files);
 }
 
 /* Those of the second half that are long enough, as far apart as can be. */
@@ -198,38 +186,11 @@ static coterie_status_t hot_count(bench_t *b)
     return status;
 }
 
-static void drive_sweep(bench_t *b)
-{
-    static const size_t blocks[] = {MIB, 2 * MIB, 4 * MIB};
-    static const unsigned depths[] = {2, 4, 8};
-    double best = 0;
-
-    for (size_t n = 0; n < 9; n++) {
-        storage_ring_t how = {blocks[n / 3], depths[n % 3], b->arena.data,
-                              DRIVE_READ};
-        double rate = drive_measure(b, &how);
-
-        if (rate > best)
-            b->drive = how;
-        best = rate > best ? rate : best;
-    }
-}
-
-/* GB/s of direct reads. */
-static double drive_measure(const bench_t *b, const storage_ring_t *how)
-{
-    double took[DRIVE_ROUNDS];
-
-    for (int i = 0; i < DRIVE_ROUNDS; i++)
-        took[i] = storage_raw_ring(b->path, b->store_size, DRIVE_READ, how);
-    return (double)DRIVE_READ / bench_median(took, DRIVE_ROUNDS) * 1e-9;
-}
-
 static coterie_status_t round_run(bench_t *b)
 {
     coterie_status_t status;
 
-    drive_sweep(b);
+    offload_files_sweep(&b->files, &b->arena);
     status = memory_run(b);
     for (uint32_t p = 0; p < POLICIES && status == COTERIE_OK; p++)
         status = policy_run(b, p);
@@ -255,7 +216,7 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
     offload_run_t run = run_of(b);
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
     coterie_replay_result_t replay = COTERIE_REPLAY_RESULT_INIT;
-    double drive_gbs = drive_measure(b, &b->drive);
+    double drive_gbs = offload_files_measure(&b->files);
     coterie_status_t status;
 
     options.budget_percent = BUDGET_PERCENT;
@@ -270,7 +231,7 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
     if (status == COTERIE_OK)
         status = optimum(b, policy, &replay);
     /* Drives that others share change from minute to minute. */
-    drive_gbs = (drive_gbs + drive_measure(b, &b->drive)) / 2;
+    drive_gbs = (drive_gbs + offload_files_measure(&b->files)) / 2;
     if (status == COTERIE_OK)
         policy_print(b, drive_gbs, &run, &replay);
     coterie_tiers_destroy(run.experts.tiers);
@@ -316,8 +277,7 @@ static coterie_status_t mapped_run(bench_t *b)
 
     run.experts.arena = b->arena.data;
     run.experts.arena_size = b->arena.size;
-    run.experts.mapped = b->mapped;
-    run.experts.file = b->file;
+    run.experts.mapped = &b->files;
     run.experts.cold = b->reads;
     status = offload_decode(&run);
     for (uint32_t i = b->steps - run.measured; i < b->steps; i++)
@@ -421,10 +381,7 @@ static double token_ms(const offload_run_t *run)
 
 static void bench_close(bench_t *b)
 {
-    if (b->mapped != NULL)
-        munmap((void *)b->mapped, b->store_size);
-    if (b->file >= 0)
-        close(b->file);
+    offload_files_close(&b->files);
     coterie_arena_destroy(&b->arena);
     coterie_model_close(b->model);
     coterie_trace_destroy(b->trace);

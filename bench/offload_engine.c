@@ -272,15 +272,17 @@ static const unsigned char *record_of(engine_t *engine, uint32_t layer,
     coterie_extent_t extent = coterie_store_extent(
         engine->run->model->source, layer, expert);
     uint64_t slots = experts->arena_size / size;
+    const offload_file_t *file;
 
     if (engine->cold_left == 0)
         return experts->arena +
                (layer * OFFLOAD_EXPERTS + expert) % slots * size;
     engine->cold_left--;
-    madvise((void *)(experts->mapped + extent.offset), size, MADV_DONTNEED);
-    posix_fadvise(experts->file, (off_t)extent.offset, (off_t)size,
+    file = &experts->mapped->file[extent.file];
+    madvise((void *)(file->mapped + extent.offset), size, MADV_DONTNEED);
+    posix_fadvise(file->descriptor, (off_t)extent.offset, (off_t)size,
                   POSIX_FADV_DONTNEED);
-    return experts->mapped + extent.offset;
+    return file->mapped + extent.offset;
 }
 
 static uint32_t reads_note(engine_t *engine)

@@ -2,6 +2,7 @@
 #define COTERIE_BENCH_OFFLOAD_ENGINE_H
 /* Decodes sequences of a trace on one rank: their routing, experts that are
  * really computed, and nothing else. */
+#include "bench/offload_files.h"
 #include "bench/offload_store.h"
 
 /* Where experts are: in tiers; or all in memory (the arena is smaller than the
@@ -12,9 +13,8 @@ typedef struct offload_experts {
     coterie_tiers_t *tiers;
     const unsigned char *arena; /* or NULL */
     size_t arena_size;
-    const unsigned char *mapped; /* or NULL */
-    int file;                    /* that is mapped */
-    const uint32_t *cold;        /* [steps] */
+    const offload_files_t *mapped; /* or NULL */
+    const uint32_t *cold;          /* [steps] */
 } offload_experts_t;
 
 typedef struct offload_run {

@@ -49,12 +49,14 @@ static coterie_status_t drawn_expert(const coterie_source_t *source,
                                      void *record);
 static void drawn_close(coterie_source_t *source);
 static void merge_token(const coterie_trace_view_t *from, uint64_t token,
-                        int16_t *to);
+                        uint32_t layers, int16_t *to);
 
 static const coterie_source_ops_t drawn_ops = {"drawn", drawn_bind, drawn_read,
                                                drawn_expert, drawn_close};
 
-coterie_status_t offload_store_make(const char *path, uint32_t layers)
+coterie_status_t offload_store_make(const char *path, uint32_t layers,
+                                    const char *const *stripes,
+                                    uint32_t stripe_count)
 {
     drawn_t drawn = {.base = {.ops = &drawn_ops}};
     coterie_model_t model = {.source = &drawn.base};
@@ -64,6 +66,8 @@ coterie_status_t offload_store_make(const char *path, uint32_t layers)
 
     if (access(path, R_OK) == 0)
         return COTERIE_OK;
+    options.stripes = stripes;
+    options.stripe_count = stripe_count;
     snprintf(text, sizeof(text), config_text, OFFLOAD_HIDDEN, layers,
              OFFLOAD_FFN, OFFLOAD_EXPERTS, OFFLOAD_K);
     drawn.base.config_text = text;
@@ -83,35 +87,38 @@ coterie_status_t offload_store_make(const char *path, uint32_t layers)
     return status;
 }
 
-coterie_status_t offload_trace_merge(const char *path,
+coterie_status_t offload_trace_merge(const char *path, uint32_t layers,
                                      coterie_trace_t **trace_p)
 {
     coterie_trace_t *trace = NULL;
     coterie_trace_view_t from, to;
     int16_t *experts;
+    uint32_t whole;
     coterie_status_t status = coterie_trace_read(path, MERGED_EXPERTS, &trace);
 
     if (status != COTERIE_OK)
         return status;
     coterie_trace_view(trace, &from);
-    if (from.layer_count % OFFLOAD_MERGED != 0 || from.k < MERGED_K) {
+    whole = from.layer_count / OFFLOAD_MERGED;
+    if (from.layer_count % OFFLOAD_MERGED != 0 ||
+        from.k < ((layers - 1) / whole + 1) * MERGED_K) {
         coterie_trace_destroy(trace);
         return coterie_fail(COTERIE_ERR_MISMATCH,
                             "%s: layers in fours, of %d experts, at least %d "
-                            "a token, are needed",
-                            path, MERGED_EXPERTS, MERGED_K);
+                            "a token, are needed for %u layers",
+                            path, MERGED_EXPERTS, MERGED_K, layers);
     }
     to = (coterie_trace_view_t){.token_count = from.token_count,
                                 .sequence_count = from.sequence_count,
-                                .layer_count =
-                                    from.layer_count / OFFLOAD_MERGED,
+                                .layer_count = layers,
                                 .expert_count = OFFLOAD_EXPERTS,
                                 .k = OFFLOAD_K,
                                 .seq_start = from.seq_start};
     experts = malloc(to.token_count * to.layer_count * OFFLOAD_K *
                      sizeof(*experts));
     for (uint64_t t = 0; t < from.token_count && experts != NULL; t++)
-        merge_token(&from, t, experts + t * to.layer_count * OFFLOAD_K);
+        merge_token(&from, t, layers,
+                    experts + t * (size_t)layers * OFFLOAD_K);
     to.experts = experts;
     status = experts == NULL ? coterie_fail_memory(to.token_count, "a trace")
                              : coterie_trace_create(&to, trace_p);
@@ -189,16 +196,19 @@ static void drawn_close(coterie_source_t *source)
 }
 
 static void merge_token(const coterie_trace_view_t *from, uint64_t token,
-                        int16_t *to)
+                        uint32_t layers, int16_t *to)
 {
     const int16_t *sets =
         from->experts + token * from->layer_count * from->k;
 
-    for (uint32_t layer = 0; layer < from->layer_count; layer++)
+    for (uint32_t part = 0; part < layers * OFFLOAD_MERGED; part++)
         for (uint32_t i = 0; i < MERGED_K; i++) {
-            int16_t id = sets[layer * from->k + i];
-            uint32_t part = layer % OFFLOAD_MERGED;
+            uint32_t layer = part % from->layer_count;
+            uint32_t rank = part / from->layer_count * MERGED_K + i;
+            int16_t id = sets[layer * from->k + rank];
 
-            *to++ = (int16_t)(id < 0 ? -1 : id + (int)part * MERGED_EXPERTS);
+            *to++ = (int16_t)(id < 0 ? -1
+                                     : id + (int)(part % OFFLOAD_MERGED) *
+                                                MERGED_EXPERTS);
         }
 }

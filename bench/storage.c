@@ -11,7 +11,8 @@
  * of virtual machines change their rates from second to second, so shares are
  * medians of those within a round. Then how long a read of 1 MiB takes that
  * somebody waits for while guesses keep the drive busy; and how fast a thread
- * goes through memory (which is what computing experts is) beside the reader.
+ * goes through memory (which is what computing experts is) beside the reader,
+ * and through what caches hold, which tells the processor's time from memory's.
  * One JSON object a line. */
 #include "config.h"
 
@@ -42,13 +43,16 @@ enum {
     ODD = 2727936, /* 2.6 MiB in whole pages */
     TAIL = ODD % MIB,
     ARENA = 4 * RECORD_MOST,
-    SLOTS = 32,       /* records under way or waiting, if they fit */
+    SLOTS = 64,       /* records under way or waiting, if they fit */
     SWEEP = 64 * MIB, /* bytes of one measurement */
     TURN = 336 * MIB,
     FAULTS = 28 * MIB,
     WAITS = 400, /* demands of a round */
     WAIT_ROUNDS = 7,
-    COMPUTE = 256 * MIB, /* bytes of memory gone through */
+    COMPUTE = 256 * MIB, /* bytes of memory gone through, in stretches */
+    STRETCH = 64 * MIB,
+    CACHED = 512 * 1024, /* or of a cache, */
+    PASSES = 20,         /* as many bytes as that often */
     STATE_STEP = 2654435761u
 };
 
@@ -118,7 +122,9 @@ static void sides_print(const bench_t *b, size_t record, sides_t *sides);
 static void waits_measure(bench_t *b);
 static double wait_ms(bench_t *b);
 static int compute_measure(bench_t *b);
-static double compute_rate(const coterie_arena_t *memory);
+static void compute_beside(bench_t *b, const coterie_arena_t *memory,
+                           size_t size);
+static double compute_rate(const coterie_arena_t *memory, size_t size);
 static void bench_close(bench_t *b);
 
 int main(int argc, char **argv)
@@ -458,10 +464,8 @@ static double wait_ms(bench_t *b)
     return 1e3 * (bench_seconds() - start);
 }
 
-/* Alone, then beside the reader, in turns. */
 static int compute_measure(bench_t *b)
 {
-    double alone[ROUNDS], beside[ROUNDS], share[ROUNDS];
     coterie_arena_t memory;
 
     if (coterie_arena_create(COMPUTE, SIZE_MAX, &memory) != COTERIE_OK) {
@@ -469,33 +473,55 @@ static int compute_measure(bench_t *b)
         return 1;
     }
     memset(memory.data, 1, COMPUTE);
+    compute_beside(b, &memory, COMPUTE);
+    compute_beside(b, &memory, CACHED);
+    coterie_arena_destroy(&memory);
+    return 0;
+}
+
+/* Alone, then beside the reader, in turns. */
+static void compute_beside(bench_t *b, const coterie_arena_t *memory,
+                           size_t size)
+{
+    double alone[ROUNDS], beside[ROUNDS], share[ROUNDS], read[ROUNDS];
+
     for (int round = 0; round < ROUNDS; round++) {
-        alone[round] = compute_rate(&memory);
+        uint64_t before, after, retries;
+        double start;
+
+        alone[round] = compute_rate(memory, size);
+        coterie_reader_counts(b->reader, &before, &retries);
+        start = bench_seconds();
         reader_begin(b, 9 * MIB, UINT64_MAX, COTERIE_URGENCY_DEMAND);
-        beside[round] = compute_rate(&memory);
+        beside[round] = compute_rate(memory, size);
         share[round] = beside[round] / alone[round];
+        coterie_reader_counts(b->reader, &after, &retries);
+        read[round] =
+            1e-9 * (double)(after - before) / (bench_seconds() - start);
         pthread_mutex_lock(&b->mutex);
         b->left = 0;
         pthread_mutex_unlock(&b->mutex);
         reader_end(b);
     }
-    coterie_arena_destroy(&memory);
-    printf("{\"compute\": \"one thread goes through memory\", "
+    printf("{\"compute\": \"one thread goes through %s\", "
            "\"alone_gbs\": %.2f, \"beside_gbs\": %.2f, "
-           "\"share\": %.3f}\n",
+           "\"share\": %.3f, \"reader_gbs\": %.2f}\n",
+           size == CACHED ? "a cache" : "memory",
            bench_median(alone, ROUNDS), bench_median(beside, ROUNDS),
-           bench_median(share, ROUNDS));
-    return 0;
+           bench_median(share, ROUNDS), bench_median(read, ROUNDS));
+    fflush(stdout);
 }
 
 /* By the clock on the wall: a core taken away counts, too. */
-static double compute_rate(const coterie_arena_t *memory)
+static double compute_rate(const coterie_arena_t *memory, size_t size)
 {
+    const size_t stretch = size < STRETCH ? size : STRETCH;
+    const size_t passed = (size_t)PASSES * COMPUTE;
     double start = bench_seconds();
 
-    for (size_t at = 0; at < COMPUTE; at += COMPUTE / 4)
-        limits_read(memory->data + at, COMPUTE / 4, 1);
-    return COMPUTE * 1e-9 / (bench_seconds() - start);
+    for (size_t at = 0; at < passed; at += stretch)
+        limits_read(memory->data + at % size / stretch * stretch, stretch, 1);
+    return (double)passed * 1e-9 / (bench_seconds() - start);
 }
 
 static void bench_close(bench_t *b)

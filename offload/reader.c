@@ -18,7 +18,7 @@
  * small ones, so that a demand is never far from its turn. */
 enum {
     PIECE_ALONE = 2 * COTERIE_STORE_CHUNK,
-    DEPTH = 16,         /* pieces under way, if they are small, */
+    DEPTH = 32,         /* pieces under way, if they are small, */
     GUESSES = 4,        /* and those on guesses */
     PIECES = 2 * DEPTH, /* as many wait for being verified */
     TRIES_MOST = 3

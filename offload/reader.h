@@ -16,7 +16,7 @@
  * delay nobody, and win where a drive answers several requests at a time. Where
  * several ranks wait, nobody's demand is behind more than 4 MiB. */
 enum {
-    COTERIE_READER_ALONE = 16 << 20,
+    COTERIE_READER_ALONE = 32 << 20,
     COTERIE_READER_TOGETHER = 4 << 20,
     COTERIE_READER_GUESSES = 2 << 20
 };

@@ -17,7 +17,7 @@
 
 /* A file of records of which the last chunk is short, and a reader of it. */
 enum {
-    RECORDS = 8,
+    RECORDS = 16,
     RECORD = 2 * COTERIE_STORE_CHUNK + 3 * COTERIE_STORE_BLOCK,
     CHUNKS = 3
 };
@@ -155,10 +155,10 @@ Test(reader, never_has_more_than_two_mebibytes_of_guesses_under_way)
     expect_under_way(COTERIE_URGENCY_GUESS, 1, 2);
 }
 
-/* Seven times 2 MiB and what is left of a record; another 2 MiB do not fit. */
-Test(reader, never_has_more_than_sixteen_mebibytes_under_way)
+/* 15 times 2 MiB and what is left of a record; another 2 MiB do not fit. */
+Test(reader, never_has_more_than_thirty_two_mebibytes_under_way)
 {
-    expect_under_way(COTERIE_URGENCY_DEMAND, 1, 14);
+    expect_under_way(COTERIE_URGENCY_DEMAND, 1, 30);
 }
 
 /* Whoever comes next waits behind no more, whatever others read. Pieces are of
