@@ -9,7 +9,6 @@ bench_kernels_SOURCES = bench/bench.h bench/kernels.c \
 bench_kernels_LDADD = libcoterie.la
 EXTRA_DIST += bench/kernels.sh bench/kernels_table.py
 # Others to measure beside ours, each in a module of its own.
-noinst_LTLIBRARIES =
 if HAVE_GGML
 noinst_LTLIBRARIES += bench/peer-ggml.la
 endif

@@ -171,7 +171,15 @@ AC_DEFUN([COTERIE_WARNINGS], [
   COTERIE_CFLAGS="$COTERIE_CFLAGS -Wmissing-prototypes -fvisibility=hidden"
   AS_IF([test "x$enable_werror" = xyes],
     [COTERIE_CFLAGS="$COTERIE_CFLAGS -Werror"])
-  AC_SUBST([COTERIE_CFLAGS])])
+  AC_SUBST([COTERIE_CFLAGS])
+  coterie_cflags=$CFLAGS
+  CFLAGS="$CFLAGS -Werror -fno-var-tracking"
+  AC_MSG_CHECKING([whether $CC takes -fno-var-tracking])
+  AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])],
+    [TILES_CFLAGS=-fno-var-tracking
+     AC_MSG_RESULT([yes])], [AC_MSG_RESULT([no])])
+  CFLAGS=$coterie_cflags
+  AC_SUBST([TILES_CFLAGS])])
 
 AC_DEFUN([COTERIE_SANITIZERS], [
   AC_ARG_ENABLE([sanitizers],

@@ -199,9 +199,12 @@ VEC __m256 low_halves_f16(__m256i words)
     return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
 }
 
-VEC vec_t raw_f16(raw_t raw)
+/* The lower or the upper half of each word. */
+VEC vec_t raw_f16(raw_t raw, int upper)
 {
-    return (vec_t){low_halves_f16(raw.low), low_halves_f16(raw.high)};
+    const raw_t half =
+        upper ? raw_shift_right(raw, 16) : raw_and(raw, 0xffff);
+    return (vec_t){low_halves_f16(half.low), low_halves_f16(half.high)};
 }
 
 /* Four bits of each word, from `bit` on. */

@@ -186,12 +186,21 @@ INLINE void panel_steps(const coterie_panel_tile_t *tile, panel_shape_t shape,
 {
     const size_t at_once = shape.words == COTERIE_WORDS_F32
                                ? 1
+                           : shape.rows <= FEW_ROWS
+                               ? UNITS_AT_ONCE
                                : (size_t)(UNITS_AT_ONCE / shape.units);
     const size_t end = step + steps, whole = end - steps % at_once;
 
-    while (step < whole)
-        UNROLL for (size_t s = 0; s < at_once; s++)
-            panel_step(tile, shape, step++, s & 1, state);
+    /* Not a loop: compilers unroll those after arrays became registers. */
+    for (; step < whole; step += at_once) {
+        panel_step(tile, shape, step, 0, state);
+        if (at_once > 1)
+            panel_step(tile, shape, step + 1, 1, state);
+        if (at_once > 2) {
+            panel_step(tile, shape, step + 2, 0, state);
+            panel_step(tile, shape, step + 3, 1, state);
+        }
+    }
     while (step < end)
         panel_step(tile, shape, step++, 0, state);
 }
@@ -375,8 +384,7 @@ INLINE vec_t panel_element(const char *weight, coterie_dtype_t dtype, int e)
     case COTERIE_DTYPE_F32:
         return raw_floats(raw);
     case COTERIE_DTYPE_F16:
-        return raw_f16(e == 0 ? raw_and(raw, 0xffff)
-                              : raw_shift_right(raw, 16));
+        return raw_f16(raw, e);
     case COTERIE_DTYPE_BF16:
         return raw_floats(e == 0 ? raw_shift_left(raw, 16)
                                  : raw_and(raw, 0xffff0000));

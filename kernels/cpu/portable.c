@@ -190,13 +190,14 @@ VEC vec_t raw_floats(raw_t raw)
     return vec_load(&raw);
 }
 
-VEC vec_t raw_f16(raw_t raw)
+/* The lower or the upper half of each word. */
+VEC vec_t raw_f16(raw_t raw, int upper)
 {
     uint32_t words[COTERIE_LANES];
     uint16_t halves[COTERIE_LANES];
     memcpy(words, &raw, sizeof(words));
     for (int i = 0; i < COTERIE_LANES; i++)
-        halves[i] = (uint16_t)words[i];
+        halves[i] = (uint16_t)(upper ? words[i] >> 16 : words[i]);
     return vec_load_f16(halves);
 }
 

@@ -209,9 +209,16 @@ VEC vec_t raw_floats(raw_t raw)
     return _mm512_castsi512_ps(raw);
 }
 
-VEC vec_t raw_f16(raw_t raw)
+/* The lower or the upper half of each word: one permutation serves both. */
+VEC vec_t raw_f16(raw_t raw, int upper)
 {
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(raw));
+    const raw_t apart = _mm512_permutexvar_epi16(
+        raw_load((const uint16_t[32]){
+            0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+            1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31}),
+        raw);
+    return _mm512_cvtph_ps(upper ? _mm512_extracti64x4_epi64(apart, 1)
+                                 : _mm512_castsi512_si256(apart));
 }
 
 /* Four bits of each word, from `bit` on; what is above them does not count. */
