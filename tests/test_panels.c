@@ -251,6 +251,7 @@ Test(panels, refuse_what_no_kernel_computes)
     shape.compute = COTERIE_COMPUTE_INT8;
     cr_expect(eq(int, coterie_ffn_supported(&shape),
                  COTERIE_ERR_UNSUPPORTED));
+    cr_expect(ne(ptr, strstr(coterie_last_error(), "int8 and fp8"), NULL));
     shape.dtype = COTERIE_DTYPE_INT4;
     cr_expect(eq(int, coterie_ffn_supported(&shape), COTERIE_OK));
     shape.ffn = 33;

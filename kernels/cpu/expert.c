@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include <coterie/model.h>
+
 #include "base/error.h"
 #include "kernels/cpu/expert.h"
 
@@ -30,6 +32,7 @@ static uint32_t least(uint32_t a, uint32_t b);
 
 coterie_status_t coterie_ffn_supported(const coterie_ffn_shape_t *shape)
 {
+    static const char *const computes[] = {"f32", "bf16", "int8"};
     const uint32_t dtype = shape->dtype, compute = shape->compute;
     const int is_float = dtype <= COTERIE_DTYPE_BF16;
 
@@ -42,16 +45,19 @@ coterie_status_t coterie_ffn_supported(const coterie_ffn_shape_t *shape)
                             "experts: no kernels for activation %u; there are "
                             "0 to %d", shape->activation,
                             COTERIE_ACTIVATION_SWIGLU_CLAMPED);
-    if (compute > COTERIE_COMPUTE_INT8 ||
-        (compute == COTERIE_COMPUTE_BF16 && is_float &&
+    if (compute > COTERIE_COMPUTE_INT8)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "experts: no kernels for compute %u; there are f32 "
+                            "(0), bf16 (1) and int8 (2)", compute);
+    if ((compute == COTERIE_COMPUTE_BF16 && is_float &&
          dtype != COTERIE_DTYPE_BF16) ||
         (compute == COTERIE_COMPUTE_INT8 &&
          (is_float || dtype == COTERIE_DTYPE_FP8)))
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "experts: no kernels for weights of dtype %u and "
-                            "compute %u; f32 will do for all, bf16 for all "
-                            "but f32 and f16, int8 for integers and mxfp4",
-                            dtype, compute);
+                            "experts: no kernels for compute %s and %s "
+                            "weights; f32 will do for all, bf16 for all but "
+                            "f32 and f16, int8 for integers and mxfp4",
+                            computes[compute], coterie_dtype_name(dtype));
     return groups_check(shape);
 }
 
@@ -64,9 +70,9 @@ static coterie_status_t groups_check(const coterie_ffn_shape_t *shape)
         shape->ffn % COTERIE_PANEL_GROUP != 0)
         return coterie_fail(COTERIE_ERR_UNSUPPORTED,
                             "experts: hidden %u and ffn %u must be multiples "
-                            "of %d for weights of dtype %u",
+                            "of %d for %s weights",
                             shape->hidden, shape->ffn, COTERIE_PANEL_GROUP,
-                            shape->dtype);
+                            coterie_dtype_name(shape->dtype));
     return COTERIE_OK;
 }
 
