@@ -23,6 +23,17 @@ typedef struct coterie_device_arena {
     void *backend;   /* the device's own */
 } coterie_device_arena_t;
 
+/* Products of a device's own library: y = x a^T, in groups of `each` that have
+ * one x's count of rows. Row-major bf16 with sums in f32. */
+typedef struct coterie_products {
+    uint32_t count, each;
+    uint32_t out, in; /* of every a; x's rows have `in` elements, too, */
+    uint32_t stride;  /* and y's so many, of which `out` are written */
+    const uint32_t *rows; /* [count], on the host */
+    const void *const *a, *const *x; /* [count, each] addresses, there */
+    void *const *y;
+} coterie_products_t;
+
 /* A backend is one file that fills this table. No slot is NULL. All return a
  * status whose line names the call and the device. */
 typedef struct coterie_device_ops {
@@ -63,6 +74,10 @@ typedef struct coterie_device_ops {
     coterie_status_t (*capture_end)(coterie_device_t *d, void **graph_p);
     coterie_status_t (*replay)(coterie_device_t *d, void *graph);
     void (*graph_release)(coterie_device_t *d, void *graph); /* or NULL */
+    /* Queues products; not to be captured. Without any, just says:
+     * @return ERR_UNSUPPORTED if there is no library for it */
+    coterie_status_t (*products)(coterie_device_t *d,
+                                 const coterie_products_t *products);
     /* What this thread does in between, as a profiler shall show it. Nests. */
     void (*range_begin)(coterie_device_t *d, const char *name);
     void (*range_end)(coterie_device_t *d);

@@ -10,13 +10,14 @@
 #endif
 
 #include "base/error.h"
-#include "kernels/device.h"
+#include "kernels/cublas.h"
 
 enum { OLDEST = 8 }; /* compute capability: the first with bf16 products */
 
 typedef struct cuda_device {
     coterie_device_t base; /* first: a device is this */
     cudaEvent_t order;
+    void *cublas; /* a handle, once there are products */
 #ifdef HAVE_NVTX
     nvtxDomainHandle_t domain;
 #endif
@@ -303,6 +304,29 @@ static void cuda_graph_release(coterie_device_t *d, void *graph)
         cudaGraphExecDestroy(graph);
 }
 
+static coterie_status_t cuda_products(coterie_device_t *d,
+                                      const coterie_products_t *products)
+{
+    cuda_device_t *c = (cuda_device_t *)d;
+    const coterie_cublas_calls_t *calls;
+    coterie_status_t status = coterie_cublas_find(&calls);
+    int error = 0;
+
+    if (status != COTERIE_OK)
+        return status;
+    if (c->cublas == NULL)
+        error = calls->create(&c->cublas);
+    if (error == 0)
+        error =
+            calls->set_stream(c->cublas, d->stream[COTERIE_STREAM_COMPUTE]);
+    if (error == 0)
+        error = coterie_cublas_products(calls, c->cublas, products);
+    return error == 0 ? COTERIE_OK
+                      : coterie_fail(COTERIE_ERR_IO,
+                                     "cuda:%u: cuBLAS: status %d", d->index,
+                                     error);
+}
+
 /* Calls of NVTX do nothing, in a few instructions, unless a profiler started
  * the process. */
 #ifdef HAVE_NVTX
@@ -336,7 +360,10 @@ static void cuda_range_end(coterie_device_t *d)
 static void cuda_close(coterie_device_t *d)
 {
     cuda_device_t *c = (cuda_device_t *)d;
+    const coterie_cublas_calls_t *cublas;
 
+    if (c->cublas != NULL && coterie_cublas_find(&cublas) == COTERIE_OK)
+        cublas->destroy(c->cublas);
     for (int i = 0; i < COTERIE_STREAM_COUNT; i++)
         if (d->stream[i] != NULL)
             cudaStreamDestroy(d->stream[i]);
@@ -351,7 +378,9 @@ static void cuda_close(coterie_device_t *d)
 static const coterie_gpu_kernels_t cuda_kernels = {
     coterie_gpu_narrow, coterie_gpu_sort, coterie_gpu_ffn,
     coterie_gpu_combine, coterie_gpu_router, coterie_gpu_send,
-    coterie_gpu_arrive, coterie_gpu_give_back, coterie_gpu_finish};
+    coterie_gpu_arrive, coterie_gpu_give_back, coterie_gpu_finish,
+    coterie_gpu_permute, coterie_gpu_unpack, coterie_gpu_activate,
+    coterie_gpu_deliver};
 
 static const coterie_device_ops_t cuda_ops = {
     .kind = "cuda",
@@ -373,6 +402,7 @@ static const coterie_device_ops_t cuda_ops = {
     .capture_end = cuda_capture_end,
     .replay = cuda_replay,
     .graph_release = cuda_graph_release,
+    .products = cuda_products,
     .range_begin = cuda_range_begin,
     .range_end = cuda_range_end,
     .close = cuda_close};

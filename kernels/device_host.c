@@ -28,7 +28,9 @@ static void tile_compute(const coterie_gpu_ffn_t *ffn,
 static const coterie_gpu_kernels_t host_kernels = {
     host_narrow,       host_sort,         host_ffn,
     host_combine,      host_router,       coterie_host_send,
-    coterie_host_arrive, coterie_host_give_back, coterie_host_finish};
+    coterie_host_arrive, coterie_host_give_back, coterie_host_finish,
+    coterie_host_permute, coterie_host_unpack, coterie_host_activate,
+    coterie_host_deliver};
 
 static coterie_status_t host_allocate(coterie_device_t *d, size_t size,
                                       void **p)
@@ -180,6 +182,7 @@ static const coterie_device_ops_t host_ops = {
     .capture_end = coterie_host_capture_end,
     .replay = coterie_host_replay,
     .graph_release = coterie_host_graph_release,
+    .products = coterie_host_products,
     .range_begin = host_range_begin,
     .range_end = host_range_end,
     .close = host_close};

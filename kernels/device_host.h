@@ -10,6 +10,14 @@ int coterie_host_arrive(void *stream, const coterie_gpu_dispatch_t *d);
 int coterie_host_give_back(void *stream, const coterie_gpu_dispatch_t *d);
 int coterie_host_finish(void *stream, const coterie_gpu_dispatch_t *d);
 
+/* device_host_grouped.c */
+coterie_status_t coterie_host_products(coterie_device_t *d,
+                                       const coterie_products_t *products);
+int coterie_host_permute(void *stream, const coterie_gpu_permute_t *permute);
+int coterie_host_unpack(void *stream, const coterie_gpu_unpack_t *unpack);
+int coterie_host_activate(void *stream, const coterie_gpu_between_t *between);
+int coterie_host_deliver(void *stream, const coterie_gpu_between_t *between);
+
 /* device_host_graph.c; while a capture lasts, the compute stream is not NULL,
  * and what goes there is kept. */
 coterie_status_t coterie_host_capture_begin(coterie_device_t *d);

@@ -17,6 +17,9 @@ struct call {
         coterie_gpu_combine_t combine;
         coterie_gpu_router_t router;
         coterie_gpu_dispatch_t send, arrive, give_back, finish;
+        coterie_gpu_permute_t permute;
+        coterie_gpu_unpack_t unpack;
+        coterie_gpu_between_t activate, deliver;
         struct {
             const void *from;
             void *to;
@@ -55,6 +58,10 @@ KEPT(send, coterie_gpu_dispatch_t)
 KEPT(arrive, coterie_gpu_dispatch_t)
 KEPT(give_back, coterie_gpu_dispatch_t)
 KEPT(finish, coterie_gpu_dispatch_t)
+KEPT(permute, coterie_gpu_permute_t)
+KEPT(unpack, coterie_gpu_unpack_t)
+KEPT(activate, coterie_gpu_between_t)
+KEPT(deliver, coterie_gpu_between_t)
 #undef KEPT
 
 /* Its pairs are the caller's, and only now sure to be there. */
@@ -114,7 +121,11 @@ static const coterie_gpu_kernels_t keeping_kernels = {
     .send = keep_send,
     .arrive = keep_arrive,
     .give_back = keep_give_back,
-    .finish = keep_finish};
+    .finish = keep_finish,
+    .permute = keep_permute,
+    .unpack = keep_unpack,
+    .activate = keep_activate,
+    .deliver = keep_deliver};
 
 coterie_status_t coterie_host_capture_begin(coterie_device_t *d)
 {

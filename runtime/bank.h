@@ -79,8 +79,6 @@ coterie_status_t coterie_bank_device_compute(const coterie_bank_t *bank,
 /* Its experts of a layer: [slots], in the device's memory. */
 const coterie_expert_weights_t *coterie_bank_device_experts(
     const coterie_bank_t *bank, uint32_t layer);
-/* @return ERR_UNSUPPORTED for experts that a device does not compute */
-coterie_status_t coterie_bank_device_check(const coterie_ffn_shape_t *shape);
 /* Accepts NULL. */
 void coterie_bank_device_destroy(coterie_bank_device_t *device);
 

@@ -63,7 +63,7 @@ coterie_status_t coterie_bank_move_tiered(coterie_bank_t *bank,
     const uint64_t record = bank->format.record_size;
     const uint64_t all = (uint64_t)bank->slot_count * bank->layer_count;
     const uint64_t rooms = budget / record < all ? budget / record : all;
-    coterie_status_t status = coterie_bank_device_check(&bank->shape);
+    coterie_status_t status = coterie_device_call_shape(device, &bank->shape);
     coterie_bank_cache_t *c;
 
     assert(bank->tiers != NULL && bank->cache == NULL);
@@ -354,7 +354,7 @@ static coterie_status_t wave_run(wave_t *w)
     status = coterie_device_call_begin(&c->call, &part, first ? w->x : NULL,
                                        &w->groups);
     if (status == COTERIE_OK && c->first[1] > 0)
-        status = coterie_device_call_ffn(&c->call, 0, NULL);
+        status = coterie_device_call_ffn(&c->call, 0, NULL, NULL);
     if (status == COTERIE_OK)
         status = wave_take(w);
     if (status == COTERIE_OK)
@@ -490,7 +490,7 @@ static coterie_status_t expert_copy(wave_t *w, uint32_t i, const void *record)
     if (status == COTERIE_OK)
         status = d->ops->order(d, COTERIE_STREAM_COPY, COTERIE_STREAM_COMPUTE);
     if (status == COTERIE_OK)
-        status = coterie_device_call_ffn(&c->call, c->kind[i], NULL);
+        status = coterie_device_call_ffn(&c->call, c->kind[i], NULL, NULL);
     if (status != COTERIE_OK)
         return status;
     c->kind[i] = HERE; /* what is left would be forgotten */

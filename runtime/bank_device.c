@@ -11,11 +11,11 @@
 struct coterie_bank_device {
     coterie_device_call_t call;
     coterie_expert_weights_t *experts; /* there: [layer, slot] */
+    coterie_expert_weights_t *table;   /* the same, here */
     unsigned char *arena;              /* there: their records */
     uint32_t *slots;                   /* [slot_count]: 0, 1, 2.. */
 };
 
-static coterie_status_t bank_check(const coterie_bank_t *bank);
 static coterie_status_t experts_move(coterie_bank_device_t *d,
                                      const coterie_bank_t *bank);
 static void weights_move(coterie_expert_weights_t *weights,
@@ -26,8 +26,12 @@ coterie_status_t coterie_bank_move(coterie_bank_t *bank,
                                    uint32_t max_rows, uint32_t k)
 {
     coterie_bank_device_t *d;
-    coterie_status_t status = bank_check(bank);
+    coterie_status_t status = coterie_device_call_shape(device, &bank->shape);
 
+    if (bank->tiers != NULL)
+        status = coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                              "bank: experts in tiers cannot be moved to a "
+                              "device; create it without a budget");
     if (status != COTERIE_OK)
         return status;
     d = calloc(1, sizeof(*d));
@@ -71,7 +75,8 @@ coterie_status_t coterie_bank_device_compute(const coterie_bank_t *bank,
     status = coterie_device_call_begin(&d->call, rows, x, &all);
     if (status == COTERIE_OK)
         status = coterie_device_call_ffn(
-            &d->call, 0, coterie_bank_device_experts(bank, layer));
+            &d->call, 0, coterie_bank_device_experts(bank, layer),
+            d->table + (size_t)layer * bank->slot_count);
     if (status == COTERIE_OK)
         status = coterie_device_call_add(&d->call, true);
     if (status == COTERIE_OK)
@@ -96,30 +101,8 @@ void coterie_bank_device_destroy(coterie_bank_device_t *d)
     device->ops->release(device, d->arena);
     coterie_device_call_close(&d->call);
     free(d->slots);
+    free(d->table);
     free(d);
-}
-
-static coterie_status_t bank_check(const coterie_bank_t *bank)
-{
-    if (bank->tiers != NULL)
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "bank: experts in tiers cannot be moved to a "
-                            "device; create it without a budget");
-    return coterie_bank_device_check(&bank->shape);
-}
-
-coterie_status_t coterie_bank_device_check(const coterie_ffn_shape_t *shape)
-{
-    if (shape->dtype == COTERIE_DTYPE_F32 || shape->dtype == COTERIE_DTYPE_F16)
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "bank: a device computes with bf16 and narrower "
-                            "weights; `coterie pack --dtype bf16` makes them");
-    if (shape->hidden % 16 != 0 || shape->ffn % 16 != 0)
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "bank: a device needs hidden and ffn to be "
-                            "multiples of 16, not %u and %u",
-                            shape->hidden, shape->ffn);
-    return COTERIE_OK;
 }
 
 /* Records go over as they lie; the places in them move along. */
@@ -131,11 +114,11 @@ static coterie_status_t experts_move(coterie_bank_device_t *d,
     const size_t slots = (size_t)bank->slot_count * bank->layer_count;
     const size_t size = slots * bank->format.record_size;
     const size_t table_size = slots * sizeof(*d->experts);
-    coterie_expert_weights_t *table = malloc(table_size + 1);
     void *memory = NULL;
     coterie_status_t status = COTERIE_OK;
 
-    if (table == NULL)
+    d->table = malloc(table_size + 1);
+    if (d->table == NULL)
         return coterie_fail_memory(table_size, "a bank's device");
     status = ops->allocate(device, size, &memory);
     d->arena = memory;
@@ -144,18 +127,17 @@ static coterie_status_t experts_move(coterie_bank_device_t *d,
     if (status == COTERIE_OK)
         d->experts = memory;
     for (size_t i = 0; status == COTERIE_OK && i < slots; i++) {
-        table[i] = bank->experts[i];
-        weights_move(&table[i], bank->arena.data, d->arena);
+        d->table[i] = bank->experts[i];
+        weights_move(&d->table[i], bank->arena.data, d->arena);
     }
     if (status == COTERIE_OK)
         status = ops->copy(device, COTERIE_STREAM_COMPUTE, d->arena,
                            bank->arena.data, size);
     if (status == COTERIE_OK)
         status = ops->copy(device, COTERIE_STREAM_COMPUTE, d->experts,
-                           table, table_size);
+                           d->table, table_size);
     if (status == COTERIE_OK)
         status = ops->wait(device, COTERIE_STREAM_COMPUTE);
-    free(table);
     return status;
 }
 

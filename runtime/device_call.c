@@ -21,19 +21,39 @@ static void tiles_write(const coterie_device_call_t *call,
 static uint32_t expert_tiles(const coterie_device_call_t *call,
                              const coterie_expert_rows_t *rows,
                              uint32_t expert, coterie_gpu_tile_t *tiles);
+static coterie_status_t grouped_open(coterie_device_call_t *call);
+static bool is_ours(const coterie_ffn_shape_t *shape);
+static coterie_status_t ffn_grouped(const coterie_device_call_t *call,
+                                    uint32_t group,
+                                    coterie_grouped_call_t experts);
 static void *here(const coterie_device_call_t *call,
                   coterie_call_piece_t piece);
 static void *there(const coterie_device_call_t *call,
                    coterie_call_piece_t piece);
 static void *stream_of(const coterie_device_call_t *call);
 
+coterie_status_t coterie_device_call_shape(coterie_device_t *device,
+                                           const coterie_ffn_shape_t *shape)
+{
+    if (shape->dtype == COTERIE_DTYPE_F32 || shape->dtype == COTERIE_DTYPE_F16)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "bank: a device computes with bf16 and narrower "
+                            "weights; `coterie pack --dtype bf16` makes them");
+    return is_ours(shape) ? COTERIE_OK : coterie_grouped_check(device, shape);
+}
+
 coterie_status_t coterie_device_call_open(coterie_device_call_t *call)
 {
+    coterie_status_t status;
+
     pieces_lay_out(call);
     call->tile_first = calloc(call->experts + 1, sizeof(*call->tile_first));
     if (call->tile_first == NULL)
         return coterie_fail_memory(call->experts, "a device's calls");
-    return buffers_open(call);
+    status = buffers_open(call);
+    if (status == COTERIE_OK && !is_ours(&call->shape))
+        status = grouped_open(call);
+    return status;
 }
 
 void coterie_device_call_close(coterie_device_call_t *call)
@@ -42,6 +62,7 @@ void coterie_device_call_close(coterie_device_call_t *call)
 
     if (d == NULL)
         return;
+    coterie_grouped_close(call->grouped);
     d->ops->release(d, call->there);
     d->ops->release(d, call->narrow);
     d->ops->release(d, call->inner);
@@ -90,12 +111,20 @@ coterie_status_t coterie_device_call_begin(coterie_device_call_t *call,
     }
     status = d->ops->copy(d, COTERIE_STREAM_COMPUTE, call->there, call->here,
                           size);
-    if (status != COTERIE_OK || x == NULL)
-        return status;
-    return d->ops->launched(
-        d, "narrow",
-        d->kernels->narrow(stream_of(call), count,
-                           there(call, COTERIE_CALL_X), call->narrow));
+    if (status == COTERIE_OK && x != NULL)
+        status = d->ops->launched(
+            d, "narrow",
+            d->kernels->narrow(stream_of(call), count,
+                               there(call, COTERIE_CALL_X), call->narrow));
+    if (status == COTERIE_OK && call->grouped != NULL)
+        status = coterie_grouped_rows(
+            call->grouped,
+            (coterie_gpu_permute_t){.rows = call->row_count,
+                                    .k = call->k,
+                                    .hidden = call->shape.hidden,
+                                    .place = there(call, COTERIE_CALL_PLACE),
+                                    .x = call->narrow});
+    return status;
 }
 
 coterie_expert_weights_t *coterie_device_call_table(
@@ -106,7 +135,8 @@ coterie_expert_weights_t *coterie_device_call_table(
 
 coterie_status_t coterie_device_call_ffn(
     const coterie_device_call_t *call, uint32_t group,
-    const coterie_expert_weights_t *experts)
+    const coterie_expert_weights_t *experts,
+    const coterie_expert_weights_t *experts_here)
 {
     coterie_device_t *d = call->device;
     coterie_gpu_tile_t *tiles = there(call, COTERIE_CALL_TILES);
@@ -131,8 +161,18 @@ coterie_status_t coterie_device_call_ffn(
     coterie_status_t status;
 
     d->ops->range_begin(d, "experts");
-    status = d->ops->launched(d, "experts",
-                              d->kernels->ffn(stream_of(call), &ffn));
+    if (call->grouped != NULL)
+        status = ffn_grouped(
+            call, group,
+            (coterie_grouped_call_t){
+                .experts = experts_here != NULL
+                               ? experts_here
+                               : coterie_device_call_table(call),
+                .experts_there = ffn.experts,
+                .tiles_there = pairs.tiles});
+    else
+        status = d->ops->launched(d, "experts",
+                                  d->kernels->ffn(stream_of(call), &ffn));
     d->ops->range_end(d);
     return status;
 }
@@ -269,11 +309,14 @@ static void pairs_write(const coterie_device_call_t *call,
     }
 }
 
+/* A library takes all pairs of an expert at once. */
 static uint32_t tile_of(const coterie_device_call_t *call)
 {
     const uint32_t each =
         call->row_count > 0 ? call->pair_count / call->row_count : 0;
 
+    if (call->grouped != NULL)
+        return call->pair_count > 0 ? call->pair_count : 1;
     return coterie_device_tile(call->device, &call->shape, call->row_count,
                                each, call->experts);
 }
@@ -307,6 +350,35 @@ static uint32_t expert_tiles(const coterie_device_call_t *call,
         tiles[count++] = (coterie_gpu_tile_t){
             expert, i - rows->first[0], end - i < step ? end - i : step};
     return count;
+}
+
+static coterie_status_t grouped_open(coterie_device_call_t *call)
+{
+    const coterie_grouped_options_t options = {
+        .shape = call->shape,
+        .pairs = call->max_rows * call->k,
+        .experts = call->experts};
+
+    return coterie_grouped_open(call->device, &options, &call->grouped);
+}
+
+/* Whether our kernels compute it. */
+static bool is_ours(const coterie_ffn_shape_t *shape)
+{
+    return shape->hidden % 16 == 0 && shape->ffn % 16 == 0;
+}
+
+static coterie_status_t ffn_grouped(const coterie_device_call_t *call,
+                                    uint32_t group,
+                                    coterie_grouped_call_t experts)
+{
+    const coterie_gpu_tile_t *tiles = here(call, COTERIE_CALL_TILES);
+    const uint32_t *counts = here(call, COTERIE_CALL_TILE_COUNTS);
+
+    experts.tiles = tiles + call->tile_first[group];
+    experts.tile_count = counts[group];
+    experts.out = call->out;
+    return coterie_grouped_ffn(call->grouped, &experts);
 }
 
 static void *here(const coterie_device_call_t *call,

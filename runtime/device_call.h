@@ -5,7 +5,7 @@
  * in groups, whichever is ready; their outputs are added in one order. */
 #include <stdbool.h>
 
-#include "kernels/device.h"
+#include "kernels/grouped.h"
 
 typedef enum coterie_call_piece {
     COTERIE_CALL_EXPERTS,     /* [table]: where their weights are, there */
@@ -31,6 +31,7 @@ typedef struct coterie_device_call {
     float *out, *y;           /* there */
     float *y_here;
     uint32_t *tile_first; /* [experts]: of each group */
+    coterie_grouped_t *grouped; /* shapes that need it; else NULL */
     uint32_t row_count, pair_count, tile; /* of the present call */
 } coterie_device_call_t;
 
@@ -40,6 +41,11 @@ typedef struct coterie_call_groups {
     const uint32_t *first;  /* [count + 1] */
     const uint32_t *expert; /* by group */
 } coterie_call_groups_t;
+
+/* Whether a device computes such experts.
+ * @return ERR_UNSUPPORTED and what would do */
+coterie_status_t coterie_device_call_shape(coterie_device_t *device,
+                                           const coterie_ffn_shape_t *shape);
 
 /* The first members are set; fills the others. */
 coterie_status_t coterie_device_call_open(coterie_device_call_t *call);
@@ -62,10 +68,11 @@ coterie_expert_weights_t *coterie_device_call_table(
     const coterie_device_call_t *call);
 
 /* Queues a group's experts.
- * @param experts  there; NULL: the call's table */
+ * @param experts  there, and the same here; NULL: the call's table */
 coterie_status_t coterie_device_call_ffn(
     const coterie_device_call_t *call, uint32_t group,
-    const coterie_expert_weights_t *experts);
+    const coterie_expert_weights_t *experts,
+    const coterie_expert_weights_t *experts_here);
 
 /* Queues that outputs come from here instead: `count` rows from `place` on,
  * pinned, untouched until finish. */

@@ -243,6 +243,11 @@ static coterie_status_t bank_fits(const coterie_dispatcher_t *d,
                             "dispatcher: rank %u: its bank was not moved to a "
                             "device",
                             rank);
+    if (bank->shape.ffn % 16 != 0)
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "dispatcher: experts of ffn %u, no multiple of 16, "
+                            "need counts on the host; rows go through it",
+                            bank->shape.ffn);
     if (bank->rank != rank || bank->layer_count != d->layer_count ||
         bank->slot_count != d->ranks[rank - d->fabric->first].slots ||
         bank->shape.hidden != d->options.hidden)

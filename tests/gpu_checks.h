@@ -22,6 +22,10 @@ bool names_the_rank_that_does_not_answer(coterie_device_t *device);
 bool replays_a_layer_from_a_graph(coterie_device_t *device);
 bool goes_on_without_a_rank(coterie_device_t *device);
 
+/* gpu_grouped.c */
+bool permutes_rows_to_their_pairs(coterie_device_t *device);
+bool computes_odd_shapes_by_a_library(coterie_device_t *device);
+
 /* Ends with a NULL name. */
 extern const gpu_check_t gpu_checks[];
 

@@ -9,7 +9,9 @@
 static const coterie_gpu_kernels_t emulated_kernels = {
     emulated_gpu_narrow, emulated_gpu_sort, emulated_gpu_ffn,
     emulated_gpu_combine, emulated_gpu_router, emulated_gpu_send,
-    emulated_gpu_arrive, emulated_gpu_give_back, emulated_gpu_finish};
+    emulated_gpu_arrive, emulated_gpu_give_back, emulated_gpu_finish,
+    emulated_gpu_permute, emulated_gpu_unpack, emulated_gpu_activate,
+    emulated_gpu_deliver};
 
 /* By its place, since every test runs in a process of its own. */
 ParameterizedTestParameters(gpu, holds_when_emulated)

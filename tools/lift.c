@@ -84,11 +84,15 @@ static bool have_one_each(const job_t *job)
 static const char *hindrance(const job_t *job)
 {
     const run_options_t *o = job->options;
+    coterie_expert_format_t f = {.size = sizeof(f)};
 
+    coterie_model_expert_format(job->model, &f);
     if (o->budget != NULL)
         return "experts are in tiers";
     if (o->wire == COTERIE_WIRE_INT8)
         return "devices send f32 or bf16";
+    if (f.dtype == COTERIE_DTYPE_BF16 && (f.hidden % 16 | f.ffn % 16) != 0)
+        return "experts of such a shape need counts on the host";
     if (have_one_each(job))
         return NULL;
     if (o->transport != TRANSPORT_THREADS)

@@ -73,6 +73,40 @@ typedef struct coterie_gpu_router {
     float *weights;
 } coterie_gpu_router_t;
 
+/* Rows to where their pairs are: out[place[row, j]] = x[row]. Each is read
+ * once. What pads a row of out becomes zero. */
+typedef struct coterie_gpu_permute {
+    uint32_t rows, k;
+    uint32_t hidden, stride; /* elements: of a row of x, a multiple of 4, and
+                              * of out, no less, of 8 */
+    const int32_t *place;    /* [rows, k]; -1 = none */
+    const uint16_t *x;       /* [rows, hidden] bf16 */
+    uint16_t *out;           /* [.., stride] */
+} coterie_gpu_permute_t;
+
+/* A matrix of bf16 from panels to rows, padded with zeros, as libraries want
+ * it. */
+typedef struct coterie_gpu_unpack {
+    uint32_t out, in, stride; /* stride: no less than in, a multiple of 8 */
+    const void *panels;
+    uint16_t *matrix; /* [out, stride] */
+} coterie_gpu_unpack_t;
+
+/* What goes between a library's products, for pairs of some experts, whose
+ * rows are by place: inner = activation(gate, up), padded with zeros; and out =
+ * y, both with the experts' biases. */
+typedef struct coterie_gpu_between {
+    coterie_ffn_shape_t shape;
+    uint32_t ffn_stride, hidden_stride; /* multiples of 8 */
+    const coterie_expert_weights_t *experts; /* for their biases */
+    const coterie_gpu_tile_t *tiles;         /* [tile_count] of any size */
+    uint32_t tile_count;
+    const uint16_t *gate, *up; /* [.., ffn_stride] bf16; gate NULL: has none */
+    uint16_t *inner;           /* the same; may be up */
+    const uint16_t *y;         /* [.., hidden_stride] bf16 */
+    float *out;                /* [.., hidden] */
+} coterie_gpu_between_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -83,6 +117,10 @@ int coterie_gpu_sort(void *stream, const coterie_gpu_pairs_t *pairs);
 int coterie_gpu_ffn(void *stream, const coterie_gpu_ffn_t *ffn);
 int coterie_gpu_combine(void *stream, const coterie_gpu_combine_t *combine);
 int coterie_gpu_router(void *stream, const coterie_gpu_router_t *router);
+int coterie_gpu_permute(void *stream, const coterie_gpu_permute_t *permute);
+int coterie_gpu_unpack(void *stream, const coterie_gpu_unpack_t *unpack);
+int coterie_gpu_activate(void *stream, const coterie_gpu_between_t *between);
+int coterie_gpu_deliver(void *stream, const coterie_gpu_between_t *between);
 
 /* Whether the present device has a kernel for wide tiles, of bf16. */
 int coterie_gpu_wide(void);
@@ -102,6 +140,10 @@ typedef struct coterie_gpu_kernels {
     int (*arrive)(void *stream, const coterie_gpu_dispatch_t *d);
     int (*give_back)(void *stream, const coterie_gpu_dispatch_t *d);
     int (*finish)(void *stream, const coterie_gpu_dispatch_t *d);
+    int (*permute)(void *stream, const coterie_gpu_permute_t *permute);
+    int (*unpack)(void *stream, const coterie_gpu_unpack_t *unpack);
+    int (*activate)(void *stream, const coterie_gpu_between_t *between);
+    int (*deliver)(void *stream, const coterie_gpu_between_t *between);
 } coterie_gpu_kernels_t;
 
 /* Pairs of a tile, so that `rows` rows of one expert are few tiles. */

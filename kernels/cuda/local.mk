@@ -12,20 +12,24 @@ coterie_cuda_sources = kernels/cuda/combine.cu \
 	kernels/cuda/dispatch_arrive.cu kernels/cuda/dispatch_send.cu \
 	kernels/cuda/ffn.cu \
 	kernels/cuda/ffn_bytes.cu kernels/cuda/ffn_halves.cu \
-	kernels/cuda/ffn_wide.cu kernels/cuda/router.cu kernels/cuda/sort.cu
-libcoterie_la_SOURCES += kernels/device.c kernels/device.h \
+	kernels/cuda/ffn_wide.cu kernels/cuda/grouped.cu \
+	kernels/cuda/router.cu kernels/cuda/sort.cu
+libcoterie_la_SOURCES += kernels/cublas.c kernels/cublas.h \
+	kernels/device.c kernels/device.h \
 	kernels/device_host.c kernels/device_host.h \
 	kernels/device_host_dispatch.c kernels/device_host_graph.c \
+	kernels/device_host_grouped.c kernels/grouped.c kernels/grouped.h \
 	$(coterie_cuda_headers)
 libcoterie_la_CFLAGS += $(CUDA_CFLAGS)
 libcoterie_la_LIBADD += $(CUDA_LIBS)
 if HAVE_CUDA
-libcoterie_la_SOURCES += kernels/device_cuda.c $(coterie_cuda_sources)
+libcoterie_la_SOURCES += kernels/cublas_find.c kernels/device_cuda.c \
+	$(coterie_cuda_sources)
 else
 libcoterie_la_SOURCES += kernels/device_none.c
 endif
-EXTRA_DIST += $(coterie_cuda_sources) kernels/device_cuda.c \
-	kernels/device_none.c
+EXTRA_DIST += $(coterie_cuda_sources) kernels/cublas_find.c \
+	kernels/device_cuda.c kernels/device_none.c
 
 # What takes NCCL's headers.
 if HAVE_NCCL

@@ -19,6 +19,10 @@
 #define coterie_gpu_arrive emulated_gpu_arrive
 #define coterie_gpu_give_back emulated_gpu_give_back
 #define coterie_gpu_finish emulated_gpu_finish
+#define coterie_gpu_permute emulated_gpu_permute
+#define coterie_gpu_unpack emulated_gpu_unpack
+#define coterie_gpu_activate emulated_gpu_activate
+#define coterie_gpu_deliver emulated_gpu_deliver
 
 #include "kernels/cuda/kernels.h"
 
