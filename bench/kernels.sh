@@ -3,10 +3,14 @@
 # weights, numbers of tokens and of threads, beside the peers that were built.
 # Sides take turns within each run. About 12 minutes on two cores, alone.
 #
-# usage: bench/kernels.sh [BUILD] >kernels.jsonl     BUILD: where make ran, or .
+# usage: bench/kernels.sh [BUILD [quick]] >kernels.jsonl
+#
+# BUILD: where make ran, or `.`; quick: one token and two threads alone, to see
+# in a minute that all of it works.
 #
 # A setting that fails, for want of memory say, is left out and named.
 build=${1:-.}
+quick=${2:-}
 bench=$build/bench/kernels
 if [ ! -x "$bench" ]; then
     echo "$0: no $bench; run make there, or name the folder where it ran" >&2
@@ -20,6 +24,7 @@ done
 
 # measure SHAPE DTYPE COMPUTE TOKENS THREADS SECONDS
 measure() {
+    [ -n "$quick" ] && set -- "$1" "$2" "$3" 1 2 0.01
     # shellcheck disable=SC2086 # peers are several words
     "$bench" --shape "$1" --dtype "$2" --compute "$3" --tokens "$4" \
         --threads "$5" --seconds "$6" $peers ||
