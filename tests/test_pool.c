@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@
 
 #include <coterie/coterie.h>
 
+#include "kernels/pool.h"
 #include "tests/kernels_data.h"
 
 enum { HIDDEN = 160, FFN = 230, EXPERTS = 7, ROWS = 150, CALLERS = 5 };
@@ -166,4 +168,95 @@ Test(pool, refuses_more_threads_than_any_machine_has)
                  coterie_pool_create(&options, &pool)));
     cr_expect(zero(ptr, pool));
     cr_expect(strstr(coterie_last_error(), "1025") != NULL);
+}
+
+#if defined(HAVE_HWLOC)
+/* hwloc then tells of a machine whose first two processors are each a node;
+ * what it binds to them is not bound, but threads are where they are. */
+static void two_nodes_pose(void)
+{
+    setenv("HWLOC_SYNTHETIC", "numa:2 core:1 pu:1", 1);
+}
+
+static coterie_machine_t *machine_of_two_nodes(void)
+{
+    coterie_machine_t *machine = NULL;
+
+    two_nodes_pose();
+    cr_assert(eq(int, COTERIE_OK, coterie_machine_create(&machine)));
+    cr_assert(eq(u32, 2, coterie_machine_nodes(machine)));
+    return machine;
+}
+
+Test(pool, over_numa_nodes_gives_the_bits_of_one_thread)
+{
+    layer_t layer = layer_make(ROWS);
+
+    layer_run(NULL, &layer, layer.want);
+    two_nodes_pose();
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        coterie_pool_t *pool = pool_of(threads);
+
+        cr_assert(eq(u32, 2, coterie_pool_nodes(pool)));
+        for (int e = 0; e < EXPERTS; e++)
+            coterie_pool_place(pool, &layer.shape, &layer.experts[e]);
+        for (int again = 0; again < 10; again++)
+            expect_same(pool, &layer);
+        coterie_pool_destroy(pool);
+    }
+    layer_free(&layer);
+}
+
+Test(pool, knows_the_node_that_a_thread_is_on)
+{
+    coterie_machine_t *machine = machine_of_two_nodes();
+
+    for (uint32_t node = 0; node < 2; node++) {
+        cpu_set_t one;
+
+        CPU_ZERO(&one);
+        CPU_SET(node, &one);
+        if (sched_setaffinity(0, sizeof(one), &one) != 0)
+            cr_skip_test("this process may not use two processors");
+        cr_expect(eq(u32, node, coterie_machine_node_here(machine)));
+    }
+    coterie_machine_destroy(machine);
+}
+
+Test(pool, keeps_threads_on_cores_of_their_own)
+{
+    coterie_machine_t *machine = NULL;
+    cpu_set_t all, taken, here, both;
+
+    CPU_ZERO(&taken);
+    sched_getaffinity(0, sizeof(all), &all);
+    cr_assert(eq(int, COTERIE_OK, coterie_machine_create(&machine)));
+    for (uint32_t i = 0; i < coterie_machine_cores(machine); i++) {
+        coterie_machine_pin(machine, i);
+        sched_getaffinity(0, sizeof(here), &here);
+        CPU_AND(&both, &here, &taken);
+        cr_expect(eq(int, CPU_COUNT(&both), 0), "core %u is taken", i);
+        CPU_OR(&taken, &taken, &here);
+        CPU_AND(&both, &here, &all);
+        cr_expect(gt(int, CPU_COUNT(&both), 0));
+    }
+    coterie_machine_destroy(machine);
+}
+#endif
+
+Test(pool, leaves_its_caller_where_it_was)
+{
+    layer_t layer = layer_make(9);
+    coterie_pool_t *pool = pool_of(3);
+    cpu_set_t before, after;
+
+    layer_run(NULL, &layer, layer.want);
+    CPU_ZERO(&before);
+    CPU_ZERO(&after);
+    sched_getaffinity(0, sizeof(before), &before);
+    expect_same(pool, &layer);
+    sched_getaffinity(0, sizeof(after), &after);
+    cr_expect(zero(int, memcmp(&before, &after, sizeof(before))));
+    coterie_pool_destroy(pool);
+    layer_free(&layer);
 }
