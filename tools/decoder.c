@@ -181,6 +181,7 @@ static coterie_status_t early_open(decoder_t *d)
     options.expert_count = c->experts;
     options.hidden = c->hidden;
     options.max_rows = d->options.max_rows;
+    options.k = c->k;
     return coterie_early_create(&options, &d->early);
 }
 
@@ -381,6 +382,8 @@ static coterie_status_t predict(decoder_t *d, uint32_t next_moe_layer)
     if (d->early != NULL && d->mode != COTERIE_MODE_FORWARD) {
         coterie_early_rows_t rows = rows_at(d, next_moe_layer);
 
+        rows.experts = d->ids;
+        rows.weights = d->gates;
         coterie_early_correct(d->early, &rows, d->added, d->scores);
     }
     return choose(d, next, d->predicted, d->guesses);
