@@ -1,5 +1,6 @@
 /* What a GPU computes beside what it can: experts beside one large product of
- * cuBLAS and copies within its memory, and sums of parts beside copies.
+ * cuBLAS, the same experts by cuBLAS's grouped products, and copies within its
+ * memory; rows put to their pairs, and sums of parts, beside copies.
  *
  * usage: gpu [--device cuda:0|host] [--shape Q|M|D|S] [--tokens 1,8,4096]
  *            [--runs N]
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "bench/bench.h"
+#include "bench/gpu_cublas.h"
 #include "bench/gpu_layer.h"
 
 enum { RUNS_MAX = 101, TOKENS_MAX = 16, SKIPPED = 77 };
@@ -58,7 +60,9 @@ int main(int argc, char **argv)
         side_t sides[GPU_SIDES] = {{"experts", gpu_layer_experts, {0}},
                                    {"combine", gpu_layer_combine, {0}},
                                    {"copy", gpu_layer_copy, {0}},
-                                   {"cublas", gpu_layer_cublas, {0}}};
+                                   {"cublas", gpu_layer_cublas, {0}},
+                                   {"permute", gpu_layer_permute, {0}},
+                                   {"grouped", gpu_layer_grouped, {0}}};
         gpu_layer_t *layer =
             gpu_layer_open(device, plan.shape, plan.tokens[i]);
 
@@ -137,6 +141,12 @@ static void report(const gpu_layer_t *layer, const char *gpu, side_t *sides,
     const double flop = gpu_layer_flop(layer) / experts;
     const double weights = gpu_layer_weights(layer) / experts;
     const double parts = gpu_layer_parts(layer) / combine;
+    const double permute = bench_median(sides[4].seconds, runs);
+    const double grouped = bench_median(sides[5].seconds, runs);
+    const double rows = gpu_layer_permuted(layer) / permute;
+    const double both =
+        (gpu_layer_parts(layer) + gpu_layer_permuted(layer)) /
+        (combine + permute);
 
     printf("{\"gpu\": \"%s\", \"shape\": \"%s\", \"tokens\": %u, \"tile\": %u, "
            "\"runs\": %u, \"experts_us\": %.2f, \"experts_tflops\": %.2f, "
@@ -148,7 +158,14 @@ static void report(const gpu_layer_t *layer, const char *gpu, side_t *sides,
     if (isfinite(product))
         printf(", \"cublas_tflops\": %.2f, \"of_cublas\": %.3f",
                1e-12 * product, flop / product);
-    printf(", \"weights_of_copy\": %.3f, \"combine_of_copy\": %.3f}\n",
-           weights / copy, parts / copy);
+    if (isfinite(grouped))
+        printf(", \"grouped_us\": %.2f, \"grouped_over_experts\": %.3f",
+               1e6 * grouped, grouped / experts);
+    printf(", \"weights_of_copy\": %.3f, \"combine_of_copy\": %.3f, "
+           "\"permute_us\": %.2f, \"permute_of_copy\": %.3f, "
+           "\"permute_combine_us\": %.2f, "
+           "\"permute_combine_of_copy\": %.3f}\n",
+           weights / copy, parts / copy, 1e6 * permute, rows / copy,
+           1e6 * (permute + combine), both / copy);
     fflush(stdout);
 }

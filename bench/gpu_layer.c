@@ -1,30 +1,23 @@
 #include "config.h"
 
-#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "bench/bench.h"
+#include "bench/gpu_cublas.h"
 #include "bench/gpu_layer.h"
+#include "kernels/grouped.h"
 #include "tests/draw.h"
 
 enum {
     IMAGES = 2, /* distinct experts: others are copies in memory of their own */
-    TURNS = 16, /* choices in turns */
+    TURNS = 64, /* choices in turns: all experts are touched */
     REPEATS = 20,
     CHECKED = 4, /* tokens */
     COPY_SIZE = 1 << 28,
     POISON = 0xff
 };
-
-/* The part of cuBLAS that is used, found at run time. */
-typedef struct cublas {
-    void *handle, *a, *b, *c;
-    int (*gemm)(void *, int, int, int, int, int, const void *, const void *,
-                int, int, const void *, int, int, const void *, void *, int,
-                int, int, int);
-} cublas_t;
 
 typedef struct shape {
     const char *name;
@@ -43,9 +36,13 @@ struct gpu_layer {
     float *x_here, *weight_here;
     coterie_gpu_pairs_t pairs[TURNS];
     double touched; /* experts of a turn on average */
+    coterie_grouped_t *grouped; /* NULL: the device has no library */
+    coterie_gpu_tile_t *tiles;  /* [TURNS, experts]: an expert's pairs, */
+    uint32_t tile_count[TURNS];
+    coterie_gpu_tile_t *tiles_there; /* and there */
     float *out, *y, *weight;
     char *from, *to;
-    cublas_t cublas;
+    gpu_cublas_t cublas;
 };
 
 static const shape_t shapes[] = {{"qwen3-30b", 128, 8, 2048, 768},
@@ -62,7 +59,8 @@ static void choices_open(gpu_layer_t *l);
 static void *image_matrix(uint32_t out, uint32_t in);
 static coterie_gpu_pairs_t pairs_open(const gpu_layer_t *l, const int32_t *ids,
                                       uint32_t tile);
-static void cublas_open(gpu_layer_t *l);
+static void grouped_open(gpu_layer_t *l);
+static void tiles_fill(gpu_layer_t *l, uint32_t turn);
 static int experts_launch(const gpu_layer_t *l, const coterie_gpu_pairs_t *p);
 static int combine_launch(const gpu_layer_t *l, const coterie_gpu_pairs_t *p);
 static void sums_want(const gpu_layer_t *l, uint32_t token, float *want);
@@ -89,7 +87,8 @@ gpu_layer_t *gpu_layer_open(coterie_device_t *device, char shape,
     l->y = room(l, (size_t)tokens * l->shape.hidden * sizeof(float));
     l->from = room(l, COPY_SIZE);
     l->to = room(l, COPY_SIZE);
-    cublas_open(l);
+    grouped_open(l);
+    must(gpu_cublas_open(device, &l->cublas));
     return l;
 }
 
@@ -98,9 +97,11 @@ void gpu_layer_close(gpu_layer_t *l)
     const coterie_device_ops_t *ops = l->device->ops;
     void *const there[] = {l->experts,  l->weights,  l->x,        l->inner,
                            l->out,      l->y,        l->weight,   l->from,
-                           l->to,       l->cublas.a, l->cublas.b, l->cublas.c};
+                           l->to,       l->tiles_there};
 
     must(ops->wait(l->device, COTERIE_STREAM_COMPUTE));
+    coterie_grouped_close(l->grouped);
+    gpu_cublas_close(l->device, &l->cublas);
     for (uint32_t i = 0; i < TURNS; i++) {
         const coterie_gpu_pairs_t *p = &l->pairs[i];
         void *const all[] = {(void *)p->ids, p->first,      p->pair,  p->place,
@@ -116,6 +117,7 @@ void gpu_layer_close(gpu_layer_t *l)
         free((void *)l->images[i].up);
         free((void *)l->images[i].down);
     }
+    free(l->tiles);
     free(l->images);
     free(l->experts_here);
     free(l->ids_here);
@@ -202,21 +204,61 @@ double gpu_layer_copy(const gpu_layer_t *l, uint32_t turn)
     return seconds_since(l, begin) / REPEATS;
 }
 
+double gpu_layer_permute(const gpu_layer_t *l, uint32_t turn)
+{
+    const double begin = bench_seconds();
+    int error = 0;
+
+    for (uint32_t i = 0; i < REPEATS && error == 0; i++) {
+        const coterie_gpu_permute_t permute = {
+            l->tokens, l->shape.k, l->shape.hidden,
+            l->shape.hidden, l->pairs[(turn + i) % TURNS].place,
+            l->x, (uint16_t *)l->out};
+
+        error = l->device->kernels->permute(
+            l->device->stream[COTERIE_STREAM_COMPUTE], &permute);
+    }
+    must(l->device->ops->launched(l->device, "permute", error));
+    return seconds_since(l, begin) / REPEATS;
+}
+
+double gpu_layer_grouped(const gpu_layer_t *l, uint32_t turn)
+{
+    const uint32_t repeats = l->tokens > 512 ? 4 : REPEATS;
+    const double begin = bench_seconds();
+
+    if (l->grouped == NULL)
+        return NAN;
+    for (uint32_t i = 0; i < repeats; i++) {
+        const uint32_t at = (turn * repeats + i) % TURNS;
+        const size_t tiles = (size_t)at * l->shape.experts;
+
+        must(coterie_grouped_rows(
+            l->grouped,
+            (coterie_gpu_permute_t){.rows = l->tokens,
+                                    .k = l->shape.k,
+                                    .hidden = l->shape.hidden,
+                                    .place = l->pairs[at].place,
+                                    .x = l->x}));
+        must(coterie_grouped_ffn(
+            l->grouped,
+            &(coterie_grouped_call_t){l->experts_here, l->experts,
+                                      l->tiles + tiles,
+                                      l->tiles_there + tiles,
+                                      l->tile_count[at], l->out}));
+    }
+    return seconds_since(l, begin) / repeats;
+}
+
 double gpu_layer_cublas(const gpu_layer_t *l, uint32_t turn)
 {
-    /* CUDA_R_16BF, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT */
-    enum { BF16 = 14, SUMS_F32 = 68, ANY = -1, N = GPU_CUBLAS_SIDE };
-    const cublas_t *c = &l->cublas;
-    const float one = 1, zero = 0;
     const double begin = bench_seconds();
-    int error;
 
     (void)turn;
-    if (c->gemm == NULL)
+    if (l->cublas.gemm == NULL)
         return NAN;
-    error = c->gemm(c->handle, 1, 0, N, N, N, &one, c->a, BF16, N, c->b, BF16,
-                    N, &zero, c->c, BF16, N, SUMS_F32, ANY);
-    must(l->device->ops->launched(l->device, "cublasGemmEx", error));
+    must(l->device->ops->launched(l->device, "cublasGemmEx",
+                                  gpu_cublas_multiply(&l->cublas)));
     return seconds_since(l, begin);
 }
 
@@ -248,6 +290,11 @@ double gpu_layer_weights(const gpu_layer_t *l)
 double gpu_layer_parts(const gpu_layer_t *l)
 {
     return 4.0 * l->tokens * l->shape.hidden * (l->shape.k + 1);
+}
+
+double gpu_layer_permuted(const gpu_layer_t *l)
+{
+    return 2.0 * l->tokens * l->shape.hidden * (l->shape.k + 1);
 }
 
 double gpu_layer_copied(const gpu_layer_t *l)
@@ -414,37 +461,44 @@ static coterie_gpu_pairs_t pairs_open(const gpu_layer_t *l, const int32_t *ids,
     return p;
 }
 
-/* Its own stream must be ours, or times would not be its. */
-static void cublas_open(gpu_layer_t *l)
+/* Weights are any numbers, so those in panels do as matrices in rows. */
+static void grouped_open(gpu_layer_t *l)
 {
-    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12",
-                                        "libcublas.so"};
-    const size_t size = (size_t)GPU_CUBLAS_SIDE * GPU_CUBLAS_SIDE * 2;
-    cublas_t *c = &l->cublas;
-    int (*create)(void **) = NULL;
-    int (*set_stream)(void *, void *) = NULL;
-    void *library = NULL, *gemm = NULL;
+    const coterie_products_t none = {.count = 0};
+    const size_t size =
+        (size_t)TURNS * l->shape.experts * sizeof(*l->tiles);
+    const coterie_grouped_options_t options = {
+        .shape = ffn_shape(l),
+        .pairs = l->tokens * l->shape.k,
+        .experts = l->shape.experts,
+        .plain = true};
 
-    if (strcmp(l->device->ops->kind, "cuda") != 0)
-        return;
-    for (size_t i = 0; library == NULL && i < sizeof(names) / sizeof(names[0]);
-         i++)
-        library = dlopen(names[i], RTLD_NOW);
-    if (library != NULL) {
-        *(void **)&create = dlsym(library, "cublasCreate_v2");
-        *(void **)&set_stream = dlsym(library, "cublasSetStream_v2");
-        gemm = dlsym(library, "cublasGemmEx");
-    }
-    if (create == NULL || set_stream == NULL || gemm == NULL ||
-        create(&c->handle) != 0 ||
-        set_stream(c->handle, l->device->stream[COTERIE_STREAM_COMPUTE]) != 0) {
-        fprintf(stderr, "gpu: no cuBLAS: nothing to compare products with\n");
+    if (l->device->ops->products(l->device, &none) != COTERIE_OK) {
+        fprintf(stderr, "gpu: %s\n", coterie_last_error());
         return;
     }
-    *(void **)&c->gemm = gemm;
-    c->a = room(l, size);
-    c->b = room(l, size);
-    c->c = room(l, size);
+    l->tiles = calloc(1, size);
+    if (l->tiles == NULL)
+        must(COTERIE_ERR_NO_MEMORY);
+    for (uint32_t t = 0; t < TURNS; t++)
+        tiles_fill(l, t);
+    l->tiles_there = upload(l, l->tiles, size);
+    must(coterie_grouped_open(l->device, &options, &l->grouped));
+}
+
+static void tiles_fill(gpu_layer_t *l, uint32_t turn)
+{
+    const size_t pairs = (size_t)l->tokens * l->shape.k;
+    const int32_t *ids = l->ids_here + turn * pairs;
+    coterie_gpu_tile_t *tiles = l->tiles + turn * l->shape.experts;
+    uint32_t count[256] = {0}, first = 0;
+
+    for (size_t i = 0; i < pairs; i++)
+        count[ids[i]]++;
+    for (uint32_t e = 0; e < l->shape.experts; first += count[e++])
+        if (count[e] > 0)
+            tiles[l->tile_count[turn]++] =
+                (coterie_gpu_tile_t){e, first, count[e]};
 }
 
 static int experts_launch(const gpu_layer_t *l, const coterie_gpu_pairs_t *p)

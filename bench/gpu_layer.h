@@ -6,8 +6,7 @@
 
 #include "kernels/device.h"
 
-enum { GPU_SIDES = 4, GPU_CUBLAS_SIDE = 8192 };
-#define GPU_CUBLAS_FLOP (2.0 * 8192 * 8192 * 8192)
+enum { GPU_SIDES = 6 };
 
 typedef struct gpu_layer gpu_layer_t;
 
@@ -25,6 +24,10 @@ bool gpu_layer_check(const gpu_layer_t *layer);
 double gpu_layer_experts(const gpu_layer_t *layer, uint32_t turn);
 double gpu_layer_combine(const gpu_layer_t *layer, uint32_t turn);
 double gpu_layer_copy(const gpu_layer_t *layer, uint32_t turn);
+double gpu_layer_permute(const gpu_layer_t *layer, uint32_t turn);
+/* Experts by the device's library, from permuting to unweighted outputs; its
+ * matrices are in rows. NaN without one. */
+double gpu_layer_grouped(const gpu_layer_t *layer, uint32_t turn);
 /* NaN without a GPU or cuBLAS. */
 double gpu_layer_cublas(const gpu_layer_t *layer, uint32_t turn);
 
@@ -33,9 +36,11 @@ uint32_t gpu_layer_tokens(const gpu_layer_t *layer);
 uint32_t gpu_layer_tile(const gpu_layer_t *layer);
 double gpu_layer_flop(const gpu_layer_t *layer);
 /* Bytes: of the experts that are chosen, on average over turns; of parts read
- * and rows written; and that a copy reads and writes. */
+ * and rows written; of rows read and put to their pairs; and that a copy reads
+ * and writes. */
 double gpu_layer_weights(const gpu_layer_t *layer);
 double gpu_layer_parts(const gpu_layer_t *layer);
+double gpu_layer_permuted(const gpu_layer_t *layer);
 double gpu_layer_copied(const gpu_layer_t *layer);
 
 #endif

@@ -79,7 +79,14 @@ bench_placement_LDADD = libcoterie-place.la libcoterie.la $(GLPK_LIBS) \
 	$(METIS_LIBS)
 # Static: the driver, and cuBLAS if it is there, are found at run time.
 noinst_PROGRAMS += bench/gpu
-bench_gpu_SOURCES = bench/bench.h bench/gpu.c bench/gpu_layer.c \
-	bench/gpu_layer.h tests/draw.h
+bench_gpu_SOURCES = bench/bench.h bench/gpu.c bench/gpu_cublas.c \
+	bench/gpu_cublas.h bench/gpu_layer.c bench/gpu_layer.h tests/draw.h
 bench_gpu_LDFLAGS = $(AM_LDFLAGS) -static
 bench_gpu_LDADD = libcoterie.la
+# The same of ranks on one GPU.
+noinst_PROGRAMS += bench/gpu_dispatch
+bench_gpu_dispatch_SOURCES = bench/bench.h bench/gpu_dispatch.c tests/draw.h
+bench_gpu_dispatch_LDFLAGS = $(AM_LDFLAGS) -static
+bench_gpu_dispatch_LDADD = libcoterie.la
+# All of it, beside PyTorch.
+EXTRA_DIST += bench/gpu.sh bench/gpu_peers.py

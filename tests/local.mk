@@ -140,8 +140,9 @@ AM_TESTS_ENVIRONMENT = COTERIE_TEST_DATA='$(abs_srcdir)/tests/data'; \
 
 EXTRA_DIST += tests/data
 dist_check_SCRIPTS = tests/headers.sh tests/budgets.sh tests/ranks.sh tests/saving.sh tests/faults.sh \
-	tests/schema.sh tests/limits.sh tests/valgrind.sh
-TESTS += tests/budgets.sh tests/ranks.sh tests/saving.sh tests/faults.sh tests/schema.sh tests/limits.sh
+	tests/schema.sh tests/limits.sh tests/valgrind.sh tests/gpu_peers.sh
+TESTS += tests/budgets.sh tests/ranks.sh tests/saving.sh tests/faults.sh tests/schema.sh tests/limits.sh \
+	tests/gpu_peers.sh
 check-valgrind: all
 	$(AM_TESTS_ENVIRONMENT) $(srcdir)/tests/valgrind.sh || [ $$? = 77 ]
 .PHONY: check-valgrind
