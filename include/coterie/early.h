@@ -7,8 +7,9 @@
  * what the router was shown, and another one for each expert of this layer that
  * the row chose, by normalised least mean squares (Widrow and Hoff, 1960;
  * Nagumo and Noda, 1967). The experts' are of a sketch of what the router was
- * shown: few sums, with random signs, of its elements. For engines: it never changes results,
- * only the order in which experts are read. One rank's, one thread's. */
+ * shown: few sums, with random signs, of its elements. For engines: it never
+ * changes results, only the order in which experts are read. One rank's, one
+ * thread's. */
 #include <coterie/status.h>
 
 #include <stddef.h>
