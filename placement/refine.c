@@ -38,7 +38,7 @@ static const double TIME_SHARE = 0.8,        /* for annealing */
     ROUTE_SHARE = 0.15, /* for all tokens, between epochs */
     LEARN_SHARE = 0.05, /* for scores, before the cold */
     LEARN_PASSES = 3;   /* a round: every rank that a token visits is tried */
-static const double TOLL_FIRST = 2,  /* copies a choice */
+static const double TOLL_FIRST = 2,  /* copies between nodes, a choice */
     TOLL_LAST = 6, TOLL_MEND = 50;
 
 typedef struct refining {
@@ -162,9 +162,10 @@ static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
     limits_draw(r);
     if (epoch == 0)
         r->heat = task->heat * loss_measure(r);
-    r->copies.toll = epoch < r->epochs
-                         ? TOLL_FIRST * pow(TOLL_LAST / TOLL_FIRST, done)
-                         : TOLL_MEND;
+    r->copies.toll = task->network_cost *
+                     (epoch < r->epochs
+                          ? TOLL_FIRST * pow(TOLL_LAST / TOLL_FIRST, done)
+                          : TOLL_MEND);
     return COTERIE_OK;
 }
 

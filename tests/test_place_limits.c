@@ -108,6 +108,32 @@ Test(place_limits, keeps_caps_once_replicas_serve)
     }
 }
 
+/* A toll that a copy between nodes outweighs would leave layers over the cap,
+ * which then lose their replicas. */
+Test(place_limits, gains_by_replicas_under_a_cap_where_a_network_is_dear)
+{
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        coterie_trace_t *trace = trace_draw(seed, 1);
+        coterie_place_options_t options = options_for(4);
+        coterie_place_report_t report = COTERIE_PLACE_REPORT_INIT;
+        coterie_placement_t *placement = NULL;
+
+        options.node_count = 2;
+        options.network_cost = 64;
+        options.spare = 1;
+        options.load_cap = 1.15;
+        cr_assert(eq(int, COTERIE_OK,
+                     coterie_place(trace, &options, &placement, &report)));
+        cr_expect(eq(u32, report.polished, 1));
+        cr_expect(lt(dbl, report.train_copies_polished,
+                     0.9 * report.train_copies));
+        cr_expect(report.cap_raised ||
+                  load_of(trace, placement) <= options.load_cap);
+        coterie_placement_destroy(placement);
+        coterie_trace_destroy(trace);
+    }
+}
+
 Test(place_limits, respects_slots_and_memory_of_unequal_ranks)
 {
     static const uint32_t slots[3] = {2, 8, 4};
