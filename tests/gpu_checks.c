@@ -268,7 +268,9 @@ static layer_t layer_draw(int trial)
         .activation = (uint32_t)trial % 4,
         .alpha = 1.702f,
         .limit = 0.5f};
-    if (l.shape.dtype == COTERIE_DTYPE_BF16) {
+    if (l.shape.dtype == COTERIE_DTYPE_BF16 ||
+        l.shape.dtype == COTERIE_DTYPE_INT8 ||
+        l.shape.dtype == COTERIE_DTYPE_FP8) { /* has no groups of 32 */
         l.shape.hidden -= 16 * draw(2);
         l.shape.ffn -= 16 * draw(2);
     }
