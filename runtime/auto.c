@@ -25,11 +25,13 @@ static coterie_mode_t quickest(const coterie_session_t *s,
 coterie_status_t coterie_auto_choose(coterie_session_t *s)
 {
     coterie_status_t status = COTERIE_OK;
+    coterie_mode_t asked = s->options.mode;
     coterie_class_t *class;
 
-    if (s->options.mode != COTERIE_MODE_AUTO) {
-        s->mode = allowed(s, s->options.mode) ? s->options.mode
-                                              : COTERIE_MODE_TWO_PHASE;
+    if (asked == COTERIE_MODE_AUTO && s->rank_count == 1)
+        asked = COTERIE_MODE_TWO_PHASE; /* all are the same for one */
+    if (asked != COTERIE_MODE_AUTO) {
+        s->mode = allowed(s, asked) ? asked : COTERIE_MODE_TWO_PHASE;
         return COTERIE_OK;
     }
     if (s->chooser.trial != NULL)

@@ -91,6 +91,18 @@ Test(budget, tells_of_every_layer_and_of_time)
     json_decref(got);
 }
 
+/* For which all modes are the same, but that forward tells of no guesses. */
+Test(budget, of_one_rank_is_served_in_two_phases)
+{
+    json_t *got = command_json("run '%s' --prompt-ids 1,2,3 --tokens 40 "
+                               "--budget 30%% --json", path);
+    const json_t *steps = json_object_get(got, "decode_steps_by_mode");
+
+    cr_expect(eq(i64, 39,
+                 json_integer_value(json_object_get(steps, "two-phase"))));
+    json_decref(got);
+}
+
 Test(budget, that_is_wrong_is_refused)
 {
     const char *asked = "--prompt-ids 1 --tokens 2";
