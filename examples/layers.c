@@ -1,9 +1,10 @@
 /* A serving engine's view of dispatch on a device: several ranks on one, rows
  * that stay in its memory, a whole pass through a model's MoE layers in one
  * graph. Attention and routers, which the engine would queue between layers,
- * are left out: rows choose experts by chance.
+ * are left out: rows choose experts by chance. In forward every rank has all
+ * rows, and a layer is one exchange instead of two.
  *
- *     layers MODEL [DEVICE [RANKS]] */
+ *     layers MODEL [DEVICE [RANKS [two-phase|forward]]] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 enum { ROWS = 8, RANKS_MAX = 16, REPLAYS = 10 };
 
 static coterie_device_t *device;
+static coterie_mode_t mode = COTERIE_MODE_TWO_PHASE;
+static uint32_t thrown = 1; /* by dice */
 
 static void check(coterie_status_t status)
 {
@@ -36,10 +39,8 @@ static void *there(const void *from, size_t size)
 
 static uint32_t dice(uint32_t sides)
 {
-    static uint32_t state = 1;
-
-    state = state * 1664525u + 1013904223u;
-    return (state >> 8) % sides;
+    thrown = thrown * 1664525u + 1013904223u;
+    return (thrown >> 8) % sides;
 }
 
 /* Experts in order, as evenly as can be. */
@@ -65,6 +66,8 @@ static void rows_create(const coterie_model_config_t *c,
     float *x = malloc(values * sizeof(*x)), weights[ROWS * COTERIE_K_MAX];
     int32_t ids[ROWS * COTERIE_K_MAX];
 
+    if (mode == COTERIE_MODE_FORWARD)
+        thrown = 1; /* the same at every rank */
     for (size_t i = 0; i < values; i++)
         x[i] = (float)dice(2001) / 1000 - 1;
     for (uint32_t i = 0; i < ROWS * c->k; i++) {
@@ -119,7 +122,7 @@ static coterie_graph_t *layers_capture(coterie_dispatcher_t *dispatcher,
     for (uint32_t l = 0; l < layers; l++) {
         const coterie_layer_call_t call = {.size = sizeof(call),
                                            .layer = l,
-                                           .mode = COTERIE_MODE_TWO_PHASE,
+                                           .mode = mode,
                                            .count = ranks,
                                            .in = in,
                                            .out = out};
@@ -147,7 +150,8 @@ static void counts_print(coterie_dispatcher_t *dispatcher, uint32_t ranks)
                "%llu in all\n",
                r, (unsigned long long)counts.rows,
                (unsigned long long)counts.copies_dispatch,
-               (unsigned long long)counts.copies_return,
+               (unsigned long long)(counts.copies_return +
+                                    counts.copies_forward),
                (unsigned long long)counts.payload_bytes,
                (unsigned long long)counts.wire_bytes);
     }
@@ -167,9 +171,13 @@ int main(int argc, char **argv)
     coterie_graph_t *graph;
 
     if (argc < 2 || ranks == 0 || ranks > RANKS_MAX) {
-        fprintf(stderr, "usage: layers MODEL [DEVICE [1-%d]]\n", RANKS_MAX);
+        fprintf(stderr,
+                "usage: layers MODEL [DEVICE [1-%d [two-phase|forward]]]\n",
+                RANKS_MAX);
         return 2;
     }
+    if (argc > 4 && strcmp(argv[4], "forward") == 0)
+        mode = COTERIE_MODE_FORWARD;
     check(coterie_model_open(argv[1], &model));
     coterie_model_config(model, &config);
     placement = placement_create(&config, ranks);
@@ -181,6 +189,7 @@ int main(int argc, char **argv)
     options.hidden = config.hidden;
     options.k = config.k;
     options.max_rows = ROWS;
+    options.forward = mode == COTERIE_MODE_FORWARD;
     check(coterie_dispatcher_create(&options, &dispatcher));
     for (uint32_t r = 0; r < ranks; r++) {
         check(coterie_bank_create(model, placement, r, &banks[r]));

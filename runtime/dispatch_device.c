@@ -1,6 +1,6 @@
-/* Two-phase and owner by a dispatcher: rows go up to this rank's device, are
- * dispatched and computed there among all ranks, and come back. Attention and
- * routers are the engine's, on the host. */
+/* All modes among all ranks by a dispatcher: rows go up to this rank's device,
+ * are dispatched and computed there among all ranks, and come back. Attention
+ * and routers are the engine's, on the host. */
 #include "config.h"
 
 #include <stdlib.h>
@@ -17,6 +17,8 @@ struct coterie_lift {
     coterie_device_rows_t in, out; /* there */
     float *hidden, *normed;        /* here: [max_rows, hidden] */
     uint64_t *key;                 /* here: [max_rows] */
+    uint32_t *holders;             /* here: [max_rows]; of what came */
+    int32_t *predicted;            /* there: [max_rows, predicted_k] */
     uint32_t *order;               /* [max_rows]: of what came, by key */
     coterie_device_counts_t counted;
     void *there, *here;
@@ -26,10 +28,16 @@ static coterie_status_t terms_check(const coterie_session_t *s);
 static coterie_status_t arrays_open(coterie_lift_t *lift,
                                     const coterie_session_t *s);
 static coterie_status_t go_up(coterie_session_t *s, const coterie_rows_t *in);
+static coterie_status_t residuals_make(coterie_session_t *s,
+                                       const coterie_rows_t *in);
+static coterie_status_t forward_up(coterie_session_t *s,
+                                   const coterie_rows_t *in);
 static coterie_status_t copy(const coterie_lift_t *lift, const void *to,
                              const void *from, size_t size);
 static coterie_status_t wait(const coterie_lift_t *lift);
 static coterie_status_t layer_queue(coterie_session_t *s);
+static coterie_status_t sums_queue(coterie_session_t *s,
+                                   const coterie_layer_call_t *call);
 static coterie_status_t shared_add(coterie_session_t *s);
 static coterie_status_t come_down(coterie_session_t *s, coterie_rows_t *out);
 static coterie_status_t rows_place(coterie_session_t *s, uint32_t held,
@@ -68,11 +76,13 @@ void coterie_lift_destroy(coterie_lift_t *lift)
 
 bool coterie_lift_serves(const coterie_session_t *s)
 {
-    return s->lift != NULL &&
-           (s->mode == COTERIE_MODE_TWO_PHASE ||
-            (s->mode == COTERIE_MODE_OWNER &&
-             s->options.group == COTERIE_GROUP_ALL &&
-             s->lift->dispatcher->norm != NULL));
+    if (s->lift == NULL || s->mode == COTERIE_MODE_TWO_PHASE)
+        return s->lift != NULL;
+    if (s->options.group != COTERIE_GROUP_ALL)
+        return false;
+    return s->mode == COTERIE_MODE_OWNER
+               ? s->lift->dispatcher->norm != NULL
+               : s->lift->dispatcher->options.forward != 0;
 }
 
 coterie_status_t coterie_exchange_device(coterie_session_t *s,
@@ -105,11 +115,12 @@ static coterie_status_t terms_check(const coterie_session_t *s)
         o->hidden != s->options.hidden ||
         o->k != s->options.k || o->max_rows < s->options.max_rows ||
         o->wire != s->options.wire || o->element != COTERIE_WIRE_F32 ||
+        (o->forward && o->predicted_k != s->options.predicted_k) ||
         s->rank < fabric->first || s->rank >= fabric->first + fabric->count)
         return coterie_fail(COTERIE_ERR_MISMATCH,
                             "session: its dispatcher must have its placement, "
-                            "hidden, k and wire, at least its max_rows, f32 "
-                            "elements, and drive rank %u",
+                            "hidden, k, predicted_k and wire, at least its "
+                            "max_rows, f32 elements, and drive rank %u",
                             s->rank);
     return COTERIE_OK;
 }
@@ -121,15 +132,17 @@ static coterie_status_t arrays_open(coterie_lift_t *lift,
     const size_t rows = s->options.max_rows, k = s->options.k;
     const size_t values = rows * s->options.hidden * sizeof(float);
     const size_t pairs = rows * k * 4, keys = rows * sizeof(uint64_t);
+    const size_t ahead = rows * s->options.predicted_k * 4, names = rows * 4;
     const size_t head = COTERIE_GPU_ALIGN;
     unsigned char *at;
     coterie_status_t status =
         ops->allocate(lift->device,
-                      2 * head + 3 * values + 2 * pairs + 2 * keys,
+                      2 * head + 3 * values + 2 * pairs + 2 * keys + ahead +
+                          4 * names,
                       &lift->there);
 
     if (status == COTERIE_OK)
-        status = ops->host_allocate(lift->device, 2 * values + keys,
+        status = ops->host_allocate(lift->device, 2 * values + keys + names,
                                     &lift->here);
     lift->order = malloc(rows * sizeof(*lift->order));
     if (status == COTERIE_OK && lift->order == NULL)
@@ -140,6 +153,7 @@ static coterie_status_t arrays_open(coterie_lift_t *lift,
     lift->hidden = lift->here;
     lift->normed = (void *)((unsigned char *)lift->here + values);
     lift->key = (void *)((unsigned char *)lift->here + 2 * values);
+    lift->holders = (void *)((unsigned char *)lift->key + keys);
     at = lift->there; /* widest first, so that all are aligned */
     lift->in = lift->out = (coterie_device_rows_t){
         .size = sizeof(lift->in), .capacity = s->options.max_rows};
@@ -155,22 +169,22 @@ static coterie_status_t arrays_open(coterie_lift_t *lift,
     at += 2 * keys;
     lift->in.topk_ids = (void *)at;
     lift->in.topk_weights = (void *)(at + pairs);
+    at += 2 * pairs;
+    lift->in.seat = (void *)at;
+    lift->out.seat = (void *)(at + names);
+    lift->in.holders = (void *)(at + 2 * names);
+    lift->out.holders = (void *)(at + 3 * names);
+    lift->predicted = (void *)(at + 4 * names);
     return COTERIE_OK;
 }
 
-/* In two-phase the residual has its shared experts before it goes. */
 static coterie_status_t go_up(coterie_session_t *s, const coterie_rows_t *in)
 {
     coterie_lift_t *lift = s->lift;
-    const float *const from[2] = {in->hidden, in->normed};
     const size_t values = coterie_row(s, in->count) * sizeof(float);
     const size_t pairs = (size_t)in->count * s->options.k;
-    coterie_status_t status = COTERIE_OK;
+    coterie_status_t status = residuals_make(s, in);
 
-    if (s->mode == COTERIE_MODE_TWO_PHASE && in->count > 0)
-        status = coterie_residual(s, in->count, from, lift->hidden);
-    else if (in->count > 0)
-        memcpy(lift->hidden, in->hidden, values);
     for (uint32_t i = 0; i < in->count; i++)
         lift->key[i] = coterie_row_key(in->sequence[i], in->position[i]);
     if (status == COTERIE_OK)
@@ -188,7 +202,59 @@ static coterie_status_t go_up(coterie_session_t *s, const coterie_rows_t *in)
     if (status == COTERIE_OK)
         status = copy(lift, lift->in.topk_weights, in->topk_weights,
                       pairs * sizeof(*in->topk_weights));
+    if (status == COTERIE_OK && s->mode == COTERIE_MODE_FORWARD)
+        status = forward_up(s, in);
     return status;
+}
+
+/* Residuals have their shared experts before they go: in two-phase all of
+ * them, in forward those that this rank adds; in owner they get them where
+ * they go. */
+static coterie_status_t residuals_make(coterie_session_t *s,
+                                       const coterie_rows_t *in)
+{
+    const bool forward = s->mode == COTERIE_MODE_FORWARD;
+    coterie_status_t status = COTERIE_OK;
+    uint32_t i = 0;
+
+    if (in->count > 0)
+        memcpy(s->lift->hidden, in->hidden,
+               coterie_row(s, in->count) * sizeof(float));
+    if (s->engine.shared == NULL || s->mode == COTERIE_MODE_OWNER)
+        return COTERIE_OK;
+    while (i < in->count && status == COTERIE_OK) {
+        const uint32_t first = i;
+
+        while (i < in->count &&
+               (!forward || coterie_forward_carries(s, in, i)))
+            i++;
+        if (i > first)
+            status = s->engine.shared(s->engine.engine, s->layer, i - first,
+                                      in->normed + coterie_row(s, first),
+                                      s->lift->hidden + coterie_row(s, first));
+        else
+            i++;
+    }
+    return status;
+}
+
+/* What the layer before said of them is there already. */
+static coterie_status_t forward_up(coterie_session_t *s,
+                                   const coterie_rows_t *in)
+{
+    coterie_lift_t *lift = s->lift;
+    uint32_t *const seat = lift->in.seat, *const holders = lift->in.holders;
+
+    lift->in.seat = lift->out.seat;
+    lift->in.holders = lift->out.holders;
+    lift->out.seat = seat;
+    lift->out.holders = holders;
+    lift->in.predicted = in->predicted != NULL ? lift->predicted : NULL;
+    return copy(lift, lift->in.predicted, in->predicted,
+                in->predicted == NULL ? 0
+                                      : (size_t)in->count *
+                                            s->options.predicted_k *
+                                            sizeof(*in->predicted));
 }
 
 static coterie_status_t copy(const coterie_lift_t *lift, const void *to,
@@ -209,30 +275,47 @@ static coterie_status_t wait(const coterie_lift_t *lift)
 static coterie_status_t layer_queue(coterie_session_t *s)
 {
     coterie_lift_t *lift = s->lift;
-    const coterie_layer_call_t call = {.size = sizeof(call),
-                                       .layer = s->layer,
-                                       .mode = s->mode,
-                                       .first = s->rank,
-                                       .count = 1,
-                                       .in = &lift->in,
-                                       .out = &lift->out};
+    coterie_device_rows_t in = lift->in;
+    coterie_layer_call_t call = {.size = sizeof(call),
+                                 .layer = s->layer,
+                                 .mode = s->mode,
+                                 .first = s->rank,
+                                 .count = 1,
+                                 .in = &in,
+                                 .out = &lift->out};
     const uint64_t start = coterie_now_ns();
-    coterie_status_t status = coterie_dispatcher_send(lift->dispatcher, &call);
+    coterie_status_t status;
 
+    if (s->layer == 0) /* a step begins */
+        in.seat = in.holders = NULL;
+    status = coterie_dispatcher_send(lift->dispatcher, &call);
     if (status == COTERIE_OK)
-        status = coterie_dispatcher_arrive(lift->dispatcher, &call);
-    if (status == COTERIE_OK && s->mode == COTERIE_MODE_OWNER &&
-        s->engine.shared != NULL)
-        status = shared_add(s);
-    if (status == COTERIE_OK)
-        status = coterie_dispatcher_compute(lift->dispatcher, &call);
-    if (status == COTERIE_OK)
-        status = coterie_dispatcher_return(lift->dispatcher, &call);
+        status = sums_queue(s, &call);
+    call.late = s->mode == COTERIE_MODE_FORWARD && s->options.predicted_k > 0;
+    if (status == COTERIE_OK && call.late)
+        status = sums_queue(s, &call);
+    call.late = 0;
     if (status == COTERIE_OK)
         status = coterie_dispatcher_finish(lift->dispatcher, &call);
     if (status == COTERIE_OK)
         status = wait(lift);
     s->times.experts_ns += coterie_now_ns() - start;
+    return status;
+}
+
+static coterie_status_t sums_queue(coterie_session_t *s,
+                                   const coterie_layer_call_t *call)
+{
+    coterie_dispatcher_t *dispatcher = s->lift->dispatcher;
+    coterie_status_t status = coterie_dispatcher_arrive(dispatcher, call);
+
+    if (status == COTERIE_OK && s->mode == COTERIE_MODE_OWNER &&
+        s->engine.shared != NULL)
+        status = shared_add(s);
+    if (status == COTERIE_OK)
+        status = coterie_dispatcher_compute(dispatcher, call);
+    if (status == COTERIE_OK)
+        status = coterie_dispatcher_return(dispatcher, call);
     return status;
 }
 
@@ -282,6 +365,9 @@ static coterie_status_t come_down(coterie_session_t *s, coterie_rows_t *out)
     if (status == COTERIE_OK)
         status = copy(lift, lift->key, lift->out.key,
                       held * sizeof(*lift->key));
+    if (status == COTERIE_OK && s->mode == COTERIE_MODE_FORWARD)
+        status = copy(lift, lift->holders, lift->out.holders,
+                      held * sizeof(*lift->holders));
     if (status == COTERIE_OK)
         status = wait(lift);
     if (status == COTERIE_OK)
@@ -309,6 +395,8 @@ static coterie_status_t rows_place(coterie_session_t *s, uint32_t held,
         coterie_held_t *row;
 
         status = coterie_held_add(s, (int32_t)(key >> 32), (int32_t)key, &row);
+        if (status == COTERIE_OK && s->mode == COTERIE_MODE_FORWARD)
+            row->next = lift->holders[lift->order[i]];
     }
     if (status == COTERIE_OK)
         status = coterie_rows_out(s, out);
@@ -333,11 +421,17 @@ static coterie_status_t count(coterie_session_t *s)
         return status;
     counts->copies_dispatch += now->copies_dispatch - then.copies_dispatch;
     counts->copies_return += now->copies_return - then.copies_return;
+    counts->copies_forward += now->copies_forward - then.copies_forward;
+    counts->copies_fixup += now->copies_fixup - then.copies_fixup;
+    counts->fixup_sends += now->fixup_messages - then.fixup_messages;
     counts->copies_network += now->copies_network - then.copies_network;
     counts->payload_bytes += now->payload_bytes - then.payload_bytes;
     counts->wire_bytes += now->wire_bytes - then.wire_bytes;
     counts->messages += now->messages - then.messages;
     counts->empty_messages += now->empty_messages - then.empty_messages;
-    coterie_count_exchange(s, &s->all);
+    if (s->mode != COTERIE_MODE_FORWARD)
+        coterie_count_exchange(s, &s->all);
+    else if (s->rank_count > 1)
+        counts->alltoalls++;
     return COTERIE_OK;
 }

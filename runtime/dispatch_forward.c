@@ -14,6 +14,8 @@
 
 static coterie_status_t plan_row(coterie_session_t *s,
                                  const coterie_rows_t *in, uint32_t i);
+static void find_units(coterie_session_t *s, const coterie_rows_t *in,
+                       uint32_t i);
 static void find_late(coterie_plan_t *plan, coterie_set_t set);
 static coterie_set_t next_set(const coterie_session_t *s,
                               const coterie_rows_t *in, uint32_t i);
@@ -114,12 +116,7 @@ static coterie_status_t plan_row(coterie_session_t *s,
     coterie_job_t job = {in->sequence[i], in->position[i], s->rank, 0};
     coterie_status_t status;
 
-    coterie_route(s->options.placement, s->layer, in->topk_ids + at,
-                  s->options.k, COTERIE_NONE, route);
-    plan->units.count = route->rank_count;
-    memcpy(plan->units.unit, route->rank,
-           route->rank_count * sizeof(*route->rank));
-    find_late(plan, s->here[i].set);
+    find_units(s, in, i);
     plan->next = next_set(s, in, i);
     plan->part = NULL;
     if (!coterie_route_has(route, s->rank))
@@ -128,6 +125,28 @@ static coterie_status_t plan_row(coterie_session_t *s,
     status = coterie_work_add(s, &job, route, in->topk_weights + at,
                               in->normed + coterie_row(s, i));
     return status;
+}
+
+bool coterie_forward_carries(coterie_session_t *s, const coterie_rows_t *in,
+                             uint32_t i)
+{
+    find_units(s, in, i);
+    return s->plans[i].carrier == s->rank;
+}
+
+static void find_units(coterie_session_t *s, const coterie_rows_t *in,
+                       uint32_t i)
+{
+    coterie_plan_t *plan = &s->plans[i];
+    coterie_route_t *route = &plan->route;
+
+    coterie_route(s->options.placement, s->layer,
+                  in->topk_ids + (size_t)i * s->options.k, s->options.k,
+                  COTERIE_NONE, route);
+    plan->units.count = route->rank_count;
+    memcpy(plan->units.unit, route->rank,
+           route->rank_count * sizeof(*route->rank));
+    find_late(plan, s->here[i].set);
 }
 
 /* The carrier is the lowest rank of D that holds the row; if there is none, the

@@ -197,6 +197,15 @@ static coterie_status_t options_check(const coterie_dispatcher_options_t *o)
                             "dispatcher: rows are f32 or bf16 on a device and "
                             "between devices, not %u and %u",
                             o->element, o->wire);
+    if (o->predicted_k > COTERIE_K_MAX ||
+        (o->predicted_k > 0 &&
+         (!o->forward || p.rank_count > COTERIE_GPU_SET_BITS)))
+        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
+                            "dispatcher: predicted_k %u with %u ranks%s; it is "
+                            "for forward among %d ranks at most, up to %d",
+                            o->predicted_k, p.rank_count,
+                            o->forward ? "" : " without forward",
+                            COTERIE_GPU_SET_BITS, COTERIE_K_MAX);
     for (uint32_t s = 0, here = 0; s < p.slot_count; s++) {
         here = s > 0 && p.slot_rank[s] == p.slot_rank[s - 1] ? here + 1 : 1;
         if (here > COTERIE_GPU_EXPERTS_MAX)
@@ -228,6 +237,7 @@ static void terms_fill(coterie_dispatcher_t *d)
         .max_rows = o->max_rows,
         .capacity = o->capacity,
         .arrivals = o->arrivals,
+        .mends = o->predicted_k > 0,
         .wire = o->wire,
         .element = o->element,
         .norm_epsilon = o->norm_epsilon,
@@ -304,13 +314,14 @@ static coterie_status_t epoch_begin(coterie_dispatcher_t *d, uint32_t i)
 {
     const coterie_device_ops_t *ops = d->device->ops;
     const coterie_gpu_rank_t *rank = &d->ranks[i];
-    const uint32_t sequence[COTERIE_GPU_PARCELS] = {d->epoch << EPOCH_BITS,
-                                                    d->epoch << EPOCH_BITS};
     const uint32_t none[2] = {0, 0};
-    coterie_status_t status =
-        ops->copy(d->device, COTERIE_STREAM_COMPUTE, rank->sequence, sequence,
-                  sizeof(sequence));
+    uint32_t sequence[COTERIE_GPU_PARCELS];
+    coterie_status_t status;
 
+    for (int p = 0; p < COTERIE_GPU_PARCELS; p++)
+        sequence[p] = d->epoch << EPOCH_BITS;
+    status = ops->copy(d->device, COTERIE_STREAM_COMPUTE, rank->sequence,
+                       sequence, sizeof(sequence));
     if (status == COTERIE_OK) /* overflows and late follow each other */
         status = ops->copy(d->device, COTERIE_STREAM_COMPUTE,
                            &rank->counts->overflows, none, sizeof(none));
@@ -333,5 +344,10 @@ static coterie_status_t verdict(const coterie_dispatcher_t *d, uint32_t rank,
                             "stay",
                             rank, counts->overflows, d->options.capacity,
                             d->options.arrivals, d->options.max_rows);
+    if (counts->disagreed != 0)
+        return coterie_fail(COTERIE_ERR_MISMATCH,
+                            "rank %u: ranks differ about a row (%llu times): "
+                            "they computed different bits or rows",
+                            rank, (unsigned long long)counts->disagreed);
     return COTERIE_OK;
 }

@@ -43,6 +43,7 @@ static size_t inbox_offset(const coterie_dispatcher_t *d,
                            coterie_gpu_parcel_t parcel);
 static size_t inbox_size(const coterie_dispatcher_t *d,
                          coterie_gpu_parcel_t parcel);
+static coterie_gpu_parcel_t place_of(coterie_gpu_parcel_t parcel);
 
 coterie_status_t coterie_dispatcher_memory_create(coterie_dispatcher_t *d)
 {
@@ -241,6 +242,7 @@ static coterie_status_t rank_open(coterie_dispatcher_t *d, uint32_t i,
     for (int p = 0; p < COTERIE_GPU_PARCELS; p++)
         rank->inbox[p] =
             driven->window + inbox_offset(d, (coterie_gpu_parcel_t)p);
+    rank->inbox[COTERIE_GPU_FIXUP] = rank->inbox[COTERIE_GPU_RETURN];
     if (rank->x == NULL)
         rank->x = (uint16_t *)rank->inbox[COTERIE_GPU_DISPATCH];
     return addresses_write(d, i, reach);
@@ -255,14 +257,20 @@ static void rank_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
     messages_carve(d, i, c);
     r->routes = carve(c, rows, sizeof(*r->routes));
     r->number = carve(c, rows, sizeof(*r->number));
+    r->next = carve(c, rows, sizeof(*r->next));
     r->held_count = carve(c, 1, sizeof(*r->held_count));
     r->held_from = carve(c, rows, sizeof(*r->held_from));
     r->held_key = carve(c, rows, sizeof(*r->held_key));
     r->held_parts = carve(c, rows * o->k, sizeof(*r->held_parts));
+    r->held_carrier = carve(c, rows, sizeof(*r->held_carrier));
+    r->held_late = carve(c, rows, sizeof(*r->held_late));
+    r->held_next = carve(c, rows, sizeof(*r->held_next));
+    r->seats = carve(c, rows, sizeof(*r->seats));
+    r->expected = carve(c, d->rank_count, sizeof(*r->expected));
     r->normed = carve(c, o->hidden, sizeof(*r->normed));
     if (o->norm != NULL)
         r->base = carve(c, rows * o->hidden, sizeof(*r->base));
-    if (o->norm != NULL || o->wire != COTERIE_WIRE_BF16)
+    if (o->norm != NULL || o->forward || o->wire != COTERIE_WIRE_BF16)
         r->x = carve(c, coterie_dispatcher_rows(d) * o->hidden,
                      sizeof(*r->x));
     pairs_carve(d, i, c);
@@ -279,6 +287,8 @@ static void messages_carve(coterie_dispatcher_t *d, uint32_t i, carving_t *c)
             d->driven[i].outbox[p] =
                 carve(c, 1, inbox_size(d, (coterie_gpu_parcel_t)p));
     }
+    d->driven[i].outbox[COTERIE_GPU_FIXUP] =
+        d->driven[i].outbox[COTERIE_GPU_RETURN];
     r->flag = carve(c, ranks, sizeof(*r->flag));
     r->sent = carve(c, COTERIE_GPU_PARCELS * ranks, sizeof(*r->sent));
     r->owned = carve(c, ranks, sizeof(*r->owned));
@@ -341,7 +351,7 @@ static coterie_status_t addresses_write(coterie_dispatcher_t *d, uint32_t i,
 
         for (uint32_t to = 0; to < ranks; to++)
             address[to] = reach[to] != NULL
-                              ? reach[to] + inbox_offset(d, parcel) +
+                              ? reach[to] + inbox_offset(d, place_of(parcel)) +
                                     rank->rank * slot
                               : d->driven[i].outbox[p] + to * slot;
         status = ops->copy(d->device, COTERIE_STREAM_COMPUTE, rank->to[p],
@@ -376,8 +386,21 @@ static size_t inbox_offset(const coterie_dispatcher_t *d,
     return at;
 }
 
+/* Those of forward take turns, and fix-ups come where returns do. */
 static size_t inbox_size(const coterie_dispatcher_t *d,
                          coterie_gpu_parcel_t parcel)
 {
-    return d->rank_count * coterie_gpu_slot_size(&d->terms, parcel);
+    const size_t size =
+        d->rank_count * coterie_gpu_slot_size(&d->terms, parcel);
+
+    if (parcel == COTERIE_GPU_FORWARD)
+        return d->options.forward ? 2 * size : 0;
+    if (parcel == COTERIE_GPU_LATE)
+        return d->terms.mends ? 2 * size : 0;
+    return parcel == COTERIE_GPU_FIXUP ? 0 : size;
+}
+
+static coterie_gpu_parcel_t place_of(coterie_gpu_parcel_t parcel)
+{
+    return parcel == COTERIE_GPU_FIXUP ? COTERIE_GPU_RETURN : parcel;
 }

@@ -8,7 +8,10 @@
 
 typedef int (*launch_fn)(void *stream, const coterie_gpu_dispatch_t *d);
 
+static coterie_gpu_parcel_t parcel_returned(const coterie_layer_call_t *call);
 static coterie_status_t call_check(const coterie_dispatcher_t *d,
+                                   const coterie_layer_call_t *call);
+static coterie_status_t mode_check(const coterie_dispatcher_t *d,
                                    const coterie_layer_call_t *call);
 static coterie_status_t rows_check(const coterie_dispatcher_t *d,
                                    const coterie_layer_call_t *call,
@@ -34,7 +37,7 @@ coterie_status_t coterie_dispatcher_send(coterie_dispatcher_t *dispatcher,
     if (status == COTERIE_OK)
         status = launch(dispatcher, call, dispatcher->device->kernels->send,
                         "send");
-    if (status == COTERIE_OK)
+    if (status == COTERIE_OK && call->mode != COTERIE_MODE_FORWARD)
         status = swap(dispatcher, call, COTERIE_GPU_DISPATCH);
     return status;
 }
@@ -47,7 +50,8 @@ coterie_status_t coterie_dispatcher_arrive(coterie_dispatcher_t *dispatcher,
     coterie_status_t status = call_check(dispatcher, call);
     int error = 0;
 
-    if (status == COTERIE_OK)
+    if (status == COTERIE_OK &&
+        (call->mode != COTERIE_MODE_FORWARD || call->late))
         status = meet(dispatcher, call);
     if (status == COTERIE_OK)
         status = launch(dispatcher, call, device->kernels->arrive, "arrive");
@@ -105,7 +109,10 @@ coterie_status_t coterie_dispatcher_return(coterie_dispatcher_t *dispatcher,
         status = launch(dispatcher, call,
                         dispatcher->device->kernels->give_back, "return");
     if (status == COTERIE_OK)
-        status = swap(dispatcher, call, COTERIE_GPU_RETURN);
+        status = swap(dispatcher, call, parcel_returned(call));
+    if (status == COTERIE_OK && call->mode == COTERIE_MODE_FORWARD &&
+        dispatcher->terms.mends && !call->late)
+        status = swap(dispatcher, call, COTERIE_GPU_LATE);
     return status;
 }
 
@@ -120,6 +127,13 @@ coterie_status_t coterie_dispatcher_finish(coterie_dispatcher_t *dispatcher,
         status = launch(dispatcher, call, dispatcher->device->kernels->finish,
                         "finish");
     return status;
+}
+
+static coterie_gpu_parcel_t parcel_returned(const coterie_layer_call_t *call)
+{
+    if (call->mode != COTERIE_MODE_FORWARD)
+        return COTERIE_GPU_RETURN;
+    return call->late ? COTERIE_GPU_FIXUP : COTERIE_GPU_FORWARD;
 }
 
 static coterie_status_t call_check(const coterie_dispatcher_t *d,
@@ -137,18 +151,34 @@ static coterie_status_t call_check(const coterie_dispatcher_t *d,
                             call->layer, call->first,
                             call->first + call->count - 1, d->layer_count,
                             first, first + d->driven_count - 1);
-    if (call->mode != COTERIE_MODE_TWO_PHASE &&
-        call->mode != COTERIE_MODE_OWNER)
-        return coterie_fail(COTERIE_ERR_UNSUPPORTED,
-                            "dispatcher: devices dispatch two-phase or owner; "
-                            "forward is a session's without them");
+    status = mode_check(d, call);
+    for (uint32_t i = 0; status == COTERIE_OK && i < call->count; i++)
+        status = rows_check(d, call, i);
+    return status;
+}
+
+static coterie_status_t mode_check(const coterie_dispatcher_t *d,
+                                   const coterie_layer_call_t *call)
+{
+    if (call->mode == COTERIE_MODE_AUTO || call->mode > COTERIE_MODE_FORWARD)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "dispatcher: mode %u; a layer is two-phase, owner "
+                            "or forward",
+                            call->mode);
     if (call->mode == COTERIE_MODE_OWNER && d->options.norm == NULL)
         return coterie_fail(COTERIE_ERR_INVALID,
                             "dispatcher: owner needs options.norm, for rows "
                             "that move");
-    for (uint32_t i = 0; status == COTERIE_OK && i < call->count; i++)
-        status = rows_check(d, call, i);
-    return status;
+    if (call->mode == COTERIE_MODE_FORWARD && !d->options.forward)
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "dispatcher: forward needs options.forward, for "
+                            "room");
+    if (call->late &&
+        (call->mode != COTERIE_MODE_FORWARD || !d->terms.mends))
+        return coterie_fail(COTERIE_ERR_INVALID,
+                            "dispatcher: rows are late only in forward with "
+                            "options.predicted_k");
+    return COTERIE_OK;
 }
 
 static coterie_status_t rows_check(const coterie_dispatcher_t *d,
@@ -205,6 +235,10 @@ static void launch_fill(const coterie_dispatcher_t *d,
         left < COTERIE_GPU_DRIVEN_MAX ? left : COTERIE_GPU_DRIVEN_MAX;
     terms->layer = call->layer;
     terms->owner = call->mode == COTERIE_MODE_OWNER;
+    terms->forward = call->mode == COTERIE_MODE_FORWARD;
+    terms->late = call->late;
+    if (call->layer + 1 < d->layer_count)
+        terms->predicted_k = d->options.predicted_k;
     terms->in_place = coterie_dispatcher_in_place(d, call->mode);
     terms->blocks = blocks > terms->count ? blocks / terms->count : 1;
     if (terms->owner)
@@ -217,9 +251,10 @@ static void launch_fill(const coterie_dispatcher_t *d,
 
 static coterie_gpu_rows_t rows_of(const coterie_device_rows_t *rows)
 {
-    return (coterie_gpu_rows_t){rows->capacity, rows->count,    rows->key,
-                                rows->hidden,   rows->normed,   rows->topk_ids,
-                                rows->topk_weights};
+    return (coterie_gpu_rows_t){
+        rows->capacity, rows->count,        rows->key,
+        rows->hidden,   rows->normed,       rows->topk_ids,
+        rows->topk_weights, rows->seat, rows->holders, rows->predicted};
 }
 
 static coterie_status_t swap(const coterie_dispatcher_t *d,

@@ -324,6 +324,10 @@ coterie_status_t coterie_forward_sums(coterie_session_t *s,
                                       const coterie_rows_t *in,
                                       coterie_rows_t *out);
 
+/* Whether this rank adds the residual of row i, as it goes forward from it. */
+bool coterie_forward_carries(coterie_session_t *s, const coterie_rows_t *in,
+                             uint32_t i);
+
 /* gather.c */
 coterie_status_t coterie_gather_create(coterie_session_t *s);
 void coterie_gather_destroy(coterie_session_t *s);

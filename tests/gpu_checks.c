@@ -249,6 +249,13 @@ const gpu_check_t gpu_checks[] = {
      names_the_rank_that_does_not_answer},
     {"replays_a_layer_from_a_graph", replays_a_layer_from_a_graph},
     {"goes_on_without_a_rank", goes_on_without_a_rank},
+    {"forwards_to_all_ranks", forwards_to_all_ranks},
+    {"forwards_to_predicted_ranks", forwards_to_predicted_ranks},
+    {"forwards_where_no_window_is_in_reach",
+     forwards_where_no_window_is_in_reach},
+    {"forwards_without_a_rank", forwards_without_a_rank},
+    {"says_that_ranks_differ_about_a_row",
+     says_that_ranks_differ_about_a_row},
     {NULL, NULL}};
 
 static const uint32_t dtypes[] = {

@@ -26,6 +26,13 @@ bool goes_on_without_a_rank(coterie_device_t *device);
 bool permutes_rows_to_their_pairs(coterie_device_t *device);
 bool computes_odd_shapes_by_a_library(coterie_device_t *device);
 
+/* gpu_forward.c */
+bool forwards_to_all_ranks(coterie_device_t *device);
+bool forwards_to_predicted_ranks(coterie_device_t *device);
+bool forwards_where_no_window_is_in_reach(coterie_device_t *device);
+bool forwards_without_a_rank(coterie_device_t *device);
+bool says_that_ranks_differ_about_a_row(coterie_device_t *device);
+
 /* Ends with a NULL name. */
 extern const gpu_check_t gpu_checks[];
 

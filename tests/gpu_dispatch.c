@@ -15,9 +15,6 @@ static void rows_choose(ranks_t *r, uint32_t layer);
 static bool layer_holds(ranks_t *r, uint32_t layer);
 static void layer_expect(ranks_t *r, uint32_t layer, uint32_t times,
                          rows_t want[RANKS_MAX]);
-static uint32_t row_expect(const ranks_t *r, uint32_t layer,
-                           const rows_t *from, uint32_t i, rows_t *to);
-static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert);
 static bool counts_hold(ranks_t *r);
 
 static bool layers_hold(coterie_device_t *device, const plan_t *plan)
@@ -306,50 +303,6 @@ static void layer_expect(ranks_t *r, uint32_t layer, uint32_t times,
             }
             r->dropped += times * row_expect(r, layer, rows, i, &want[to]);
         }
-}
-
-static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert)
-{
-    coterie_placement_options_t view;
-    bool held = false;
-
-    coterie_placement_view(r->placement, &view);
-    for (uint32_t s = 0; s < view.slot_count; s++)
-        held |= view.slot_expert[layer * view.slot_count + s] == expert &&
-                r->active[view.slot_rank[s]];
-    return held;
-}
-
-static uint32_t row_expect(const ranks_t *r, uint32_t layer,
-                           const rows_t *from, uint32_t i, rows_t *to)
-{
-    const plan_t *p = &r->plan;
-    void *scratch = malloc(coterie_expert_ffn_scratch(&r->shape));
-    float *x = malloc(p->hidden * sizeof(*x));
-    float *y = to->hidden + (size_t)to->count * p->hidden;
-    const uint32_t first[] = {0, 1}, row[] = {0};
-    uint32_t dropped = 0;
-
-    for (uint32_t h = 0; h < p->hidden; h++)
-        x[h] = rounded(from->normed[i * p->hidden + h], COTERIE_WIRE_BF16);
-    memcpy(y, from->hidden + (size_t)i * p->hidden, p->hidden * sizeof(*y));
-    for (uint32_t j = 0; j < p->k; j++) {
-        const int32_t id = from->ids[i * p->k + j];
-        if (id >= 0 && !is_held(r, layer, id)) {
-            dropped++;
-            continue;
-        }
-        if (id >= 0)
-            coterie_expert_ffn(&r->shape, &r->experts[id],
-                               &(coterie_expert_rows_t){
-                                   1, 1, first, row,
-                                   from->weights + i * p->k + j},
-                               x, y, scratch);
-    }
-    to->key[to->count++] = from->key[i];
-    free(x);
-    free(scratch);
-    return dropped;
 }
 
 static bool counts_hold(ranks_t *r)

@@ -13,6 +13,9 @@ static void experts_draw(ranks_t *r);
 static void values_upload(ranks_t *r, const float *values, size_t count,
                           const void *to);
 static coterie_layer_call_t call_of(ranks_t *r, uint32_t layer);
+static coterie_status_t experts_queue(ranks_t *r,
+                                      const coterie_layer_call_t *call);
+static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert);
 
 static coterie_status_t test_open_windows(coterie_fabric_t *f, size_t size,
                                           char **window, char **reach)
@@ -110,6 +113,8 @@ ranks_t *ranks_open(coterie_device_t *device, const plan_t *plan)
     o.deadline_ms = p->deadline_ms;
     o.norm = r->norm;
     o.norm_epsilon = 1e-5f;
+    o.forward = p->mode == COTERIE_MODE_FORWARD;
+    o.predicted_k = p->predicted_k;
     must(coterie_dispatcher_create(&o, &r->dispatcher));
     experts_draw(r);
     return r;
@@ -261,6 +266,10 @@ void rows_begin(ranks_t *r)
             d->normed = room(&r->memory, size);
             d->topk_ids = room(&r->memory, p->max_rows * p->k * 4);
             d->topk_weights = room(&r->memory, p->max_rows * p->k * 4);
+            d->seat = room(&r->memory, p->max_rows * 4);
+            d->holders = room(&r->memory, p->max_rows * 4);
+            d->predicted =
+                room(&r->memory, p->max_rows * (p->predicted_k + 1) * 4);
         }
     }
 }
@@ -295,7 +304,11 @@ void rows_upload(ranks_t *r)
         } copies[] = {{r->in[rank].count, &rows->count, 4},
                       {r->in[rank].key, rows->key, rows->count * 8},
                       {r->in[rank].topk_ids, rows->ids, pairs * 4},
-                      {r->in[rank].topk_weights, rows->weights, pairs * 4}};
+                      {r->in[rank].topk_weights, rows->weights, pairs * 4},
+                      {r->in[rank].seat, rows->seat, rows->count * 4},
+                      {r->in[rank].holders, rows->holders, rows->count * 4},
+                      {r->in[rank].predicted, rows->predicted,
+                       rows->count * r->plan.predicted_k * 4}};
 
         for (size_t i = 0; i < sizeof(copies) / sizeof(copies[0]); i++)
             must(ops->copy(r->memory.device, COTERIE_STREAM_COMPUTE,
@@ -321,22 +334,40 @@ static coterie_layer_call_t call_of(ranks_t *r, uint32_t layer)
 coterie_status_t layer_queue(ranks_t *r, uint32_t layer, uint32_t ranks)
 {
     coterie_dispatcher_t *d = r->dispatcher;
-    coterie_device_t *device = r->memory.device;
     coterie_layer_call_t call = call_of(r, layer);
     coterie_status_t status;
 
     call.count = ranks;
     status = coterie_dispatcher_send(d, &call);
-    if (status == COTERIE_OK)
+    for (call.late = 0; status == COTERIE_OK; call.late++) {
         status = coterie_dispatcher_arrive(d, &call);
-    for (uint32_t i = 0; status == COTERIE_OK && i < ranks; i++) {
+        if (status == COTERIE_OK)
+            status = experts_queue(r, &call);
+        if (status == COTERIE_OK)
+            status = coterie_dispatcher_return(d, &call);
+        if (call.late == (r->plan.predicted_k > 0))
+            break;
+    }
+    call.late = 0;
+    if (status == COTERIE_OK)
+        status = coterie_dispatcher_finish(d, &call);
+    return status;
+}
+
+static coterie_status_t experts_queue(ranks_t *r,
+                                      const coterie_layer_call_t *call)
+{
+    coterie_device_t *device = r->memory.device;
+    coterie_status_t status = COTERIE_OK;
+
+    for (uint32_t i = 0; status == COTERIE_OK && i < call->count; i++) {
         coterie_device_work_t work;
         coterie_gpu_ffn_t ffn;
 
-        coterie_dispatcher_work(d, i, r->plan.mode, &work);
+        coterie_dispatcher_work(r->dispatcher, i, r->plan.mode, &work);
         ffn = (coterie_gpu_ffn_t){r->shape,
-                                  r->there[i] + layer * work.slots,
-                                  &d->driven[i].pairs,
+                                  r->there[i] + call->layer * work.slots,
+                                  &r->dispatcher->driven[i].pairs,
                                   work.x,
                                   r->inner,
                                   work.out,
@@ -346,10 +377,6 @@ coterie_status_t layer_queue(ranks_t *r, uint32_t layer, uint32_t ranks)
             device->kernels->ffn(device->stream[COTERIE_STREAM_COMPUTE],
                                  &ffn));
     }
-    if (status == COTERIE_OK)
-        status = coterie_dispatcher_return(d, &call);
-    if (status == COTERIE_OK)
-        status = coterie_dispatcher_finish(d, &call);
     return status;
 }
 
@@ -361,7 +388,10 @@ rows_t rows_new(const plan_t *p)
                     calloc(rows * p->hidden, sizeof(float)),
                     calloc(rows * p->hidden, sizeof(float)),
                     calloc(rows * p->k, sizeof(float)),
-                    calloc(rows * p->k, sizeof(int32_t))};
+                    calloc(rows * p->k, sizeof(int32_t)),
+                    calloc(rows * (p->predicted_k + 1), sizeof(int32_t)),
+                    calloc(rows, sizeof(uint32_t)),
+                    calloc(rows, sizeof(uint32_t))};
 }
 
 void rows_free(rows_t *rows)
@@ -371,6 +401,9 @@ void rows_free(rows_t *rows)
     free(rows->normed);
     free(rows->weights);
     free(rows->ids);
+    free(rows->predicted);
+    free(rows->seat);
+    free(rows->holders);
 }
 
 rows_t rows_download(ranks_t *r, uint32_t rank)
@@ -379,6 +412,7 @@ rows_t rows_download(ranks_t *r, uint32_t rank)
     const bool narrow = p->element == COTERIE_WIRE_BF16;
     rows_t rows = rows_new(p);
     uint32_t *count = download(&r->memory, r->out[rank].count, 4);
+    uint32_t *seat, *holders;
     size_t values;
     uint64_t *key;
     void *hidden;
@@ -386,9 +420,15 @@ rows_t rows_download(ranks_t *r, uint32_t rank)
     rows.count = *count < p->max_rows ? *count : p->max_rows;
     values = (size_t)rows.count * p->hidden;
     key = download(&r->memory, r->out[rank].key, rows.count * 8);
+    seat = download(&r->memory, r->out[rank].seat, rows.count * 4);
+    holders = download(&r->memory, r->out[rank].holders, rows.count * 4);
     hidden = download(&r->memory, r->out[rank].hidden,
                       values * (narrow ? 2 : 4));
     memcpy(rows.key, key, rows.count * 8);
+    memcpy(rows.seat, seat, rows.count * 4);
+    memcpy(rows.holders, holders, rows.count * 4);
+    free(holders);
+    free(seat);
     for (size_t i = 0; i < values; i++)
         rows.hidden[i] = narrow ? coterie_bf16_value(((uint16_t *)hidden)[i])
                                 : ((float *)hidden)[i];
@@ -396,4 +436,48 @@ rows_t rows_download(ranks_t *r, uint32_t rank)
     free(key);
     free(count);
     return rows;
+}
+
+static bool is_held(const ranks_t *r, uint32_t layer, int32_t expert)
+{
+    coterie_placement_options_t view;
+    bool held = false;
+
+    coterie_placement_view(r->placement, &view);
+    for (uint32_t s = 0; s < view.slot_count; s++)
+        held |= view.slot_expert[layer * view.slot_count + s] == expert &&
+                r->active[view.slot_rank[s]];
+    return held;
+}
+
+uint32_t row_expect(const ranks_t *r, uint32_t layer, const rows_t *from,
+                    uint32_t i, rows_t *to)
+{
+    const plan_t *p = &r->plan;
+    void *scratch = malloc(coterie_expert_ffn_scratch(&r->shape));
+    float *x = malloc(p->hidden * sizeof(*x));
+    float *y = to->hidden + (size_t)to->count * p->hidden;
+    const uint32_t first[] = {0, 1}, row[] = {0};
+    uint32_t dropped = 0;
+
+    for (uint32_t h = 0; h < p->hidden; h++)
+        x[h] = rounded(from->normed[i * p->hidden + h], COTERIE_WIRE_BF16);
+    memcpy(y, from->hidden + (size_t)i * p->hidden, p->hidden * sizeof(*y));
+    for (uint32_t j = 0; j < p->k; j++) {
+        const int32_t id = from->ids[i * p->k + j];
+        if (id >= 0 && !is_held(r, layer, id)) {
+            dropped++;
+            continue;
+        }
+        if (id >= 0)
+            coterie_expert_ffn(&r->shape, &r->experts[id],
+                               &(coterie_expert_rows_t){
+                                   1, 1, first, row,
+                                   from->weights + i * p->k + j},
+                               x, y, scratch);
+    }
+    to->key[to->count++] = from->key[i];
+    free(x);
+    free(scratch);
+    return dropped;
 }

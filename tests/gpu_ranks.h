@@ -10,7 +10,7 @@ enum { RANKS_MAX = 8, LAYERS = 2, ROWS_MAX = 160, FFN = 16 };
 /* What a trial draws. */
 typedef struct plan {
     uint32_t ranks, nodes, experts, spare, k, hidden, max_rows, capacity;
-    uint32_t arrivals;
+    uint32_t arrivals, predicted_k;
     uint32_t rows; /* of a rank at first, at most */
     uint32_t mode, wire, element;
     uint32_t deadline_ms;
@@ -24,7 +24,8 @@ typedef struct rows {
     uint32_t count;
     uint64_t *key;
     float *hidden, *normed, *weights;
-    int32_t *ids;
+    int32_t *ids, *predicted;
+    uint32_t *seat, *holders;
 } rows_t;
 
 /* Reaches peers as the plan says, without a network: base is what the
@@ -50,7 +51,9 @@ typedef struct ranks {
     rows_t rows[RANKS_MAX];
     coterie_device_rows_t in[RANKS_MAX], out[RANKS_MAX];
     uint8_t active[RANKS_MAX];
-    uint64_t copies_dispatch, copies_return, dropped; /* as they should be */
+    /* As they should be. */
+    uint64_t copies_dispatch, copies_return, copies_forward, copies_fixup;
+    uint64_t dropped;
 } ranks_t;
 
 ranks_t *ranks_open(coterie_device_t *device, const plan_t *plan);
@@ -65,6 +68,11 @@ void rows_upload(ranks_t *r);
 coterie_status_t layer_queue(ranks_t *r, uint32_t layer, uint32_t ranks);
 /* A rank's out. */
 rows_t rows_download(ranks_t *r, uint32_t rank);
+
+/* Adds what must become of a row to `to`.
+ * @return choices that nobody can serve */
+uint32_t row_expect(const ranks_t *r, uint32_t layer, const rows_t *from,
+                    uint32_t i, rows_t *to);
 
 rows_t rows_new(const plan_t *p);
 void rows_free(rows_t *rows);

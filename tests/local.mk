@@ -84,6 +84,7 @@ check_LTLIBRARIES = tests/libemulated.la
 endif
 tests_libemulated_la_SOURCES = tests/emulated/combine.cc \
 	tests/emulated/cuda_runtime.h tests/emulated/dispatch_arrive.cc \
+	tests/emulated/dispatch_forward.cc \
 	tests/emulated/dispatch_send.cc tests/emulated/emulator.cc \
 	tests/emulated/ffn.cc tests/emulated/ffn_bytes.cc \
 	tests/emulated/ffn_halves.cc tests/emulated/ffn_wide.cc \
@@ -96,7 +97,7 @@ tests_libemulated_la_CXXFLAGS = -std=c++17 -Wall -Wextra \
 	-Wno-unknown-pragmas $(SANITIZER_FLAGS)
 tests_run_SOURCES += tests/gpu_checks.c tests/gpu_checks.h \
 	tests/gpu_data.c tests/gpu_data.h \
-	tests/gpu_dispatch.c tests/gpu_grouped.c \
+	tests/gpu_dispatch.c tests/gpu_forward.c tests/gpu_grouped.c \
 	tests/gpu_layers.c tests/gpu_layers.h \
 	tests/gpu_ranks.c tests/gpu_ranks.h \
 	tests/test_device.c tests/test_gpu.c tests/test_grouped.c
@@ -115,7 +116,7 @@ endif
 EXTRA_PROGRAMS = tests/gpu
 tests_gpu_SOURCES = tests/gpu.c tests/gpu_checks.c tests/gpu_checks.h \
 	tests/gpu_data.c tests/gpu_data.h \
-	tests/gpu_dispatch.c tests/gpu_grouped.c \
+	tests/gpu_dispatch.c tests/gpu_forward.c tests/gpu_grouped.c \
 	tests/gpu_layers.c tests/gpu_layers.h \
 	tests/gpu_ranks.c tests/gpu_ranks.h
 tests_gpu_LDFLAGS = $(AM_LDFLAGS) -static

@@ -21,8 +21,9 @@ typedef struct rows {
     uint32_t count;
     uint64_t key[ROWS];
     float *hidden, *normed;
-    int32_t ids[ROWS * K];
+    int32_t ids[ROWS * K], predicted[ROWS * K];
     float weights[ROWS * K];
+    uint32_t seat[ROWS], holders[ROWS];
 } rows_t;
 
 typedef struct rank {
@@ -37,7 +38,7 @@ typedef struct rank {
 static coterie_model_t *model;
 static coterie_placement_t *placement;
 static coterie_model_config_t config = {.size = sizeof(config)};
-static uint32_t mode;
+static uint32_t mode, predicted_k; /* 0 or K */
 
 static void setup(void)
 {
@@ -75,26 +76,38 @@ static void rows_free(rows_t *rows)
     free(rows->normed);
 }
 
-/* Some rank has none. */
+/* Some rank has none; in forward all have the last one's. */
 static void rows_begin(uint32_t rank, rows_t *rows)
 {
+    if (mode == COTERIE_MODE_FORWARD)
+        rank = RANKS - 1;
     rows->count = rank * 3;
-    for (uint32_t i = 0; i < rows->count; i++)
+    for (uint32_t i = 0; i < rows->count; i++) {
         rows->key[i] = rank * 100 + i;
+        rows->seat[i] = i;
+        rows->holders[i] = UINT32_MAX;
+    }
     for (size_t i = 0; i < rows->count * (size_t)config.hidden; i++)
         rows->hidden[i] = (float)((i * 31 + rank) % 97) / 48 - 1;
 }
 
+static int32_t choice(uint64_t key, uint32_t layer, uint32_t j)
+{
+    return (int32_t)((key * 7 + layer * 5 + j * 3) % EXPERTS);
+}
+
 /* What an engine's attention and router would make of rows, wherever they are:
- * it depends on nothing but their keys and the layer. */
+ * it depends on nothing but their keys and the layer. Every other prediction is
+ * wrong. */
 static void rows_route(uint32_t layer, rows_t *rows)
 {
     for (size_t i = 0; i < rows->count * (size_t)config.hidden; i++)
         rows->normed[i] = rows->hidden[i] / 2;
     for (uint32_t i = 0; i < rows->count; i++)
         for (uint32_t j = 0; j < K; j++) {
-            rows->ids[i * K + j] =
-                (int32_t)((rows->key[i] * 7 + layer * 5 + j * 3) % EXPERTS);
+            rows->ids[i * K + j] = choice(rows->key[i], layer, j);
+            rows->predicted[i * K + j] =
+                choice(rows->key[i], layer + 1 + rows->key[i] % 2, j);
             rows->weights[i * K + j] = 0.25f + 0.5f * (float)j;
         }
 }
@@ -108,7 +121,10 @@ static coterie_device_rows_t device_rows(rows_t *rows)
                                    .hidden = rows->hidden,
                                    .normed = rows->normed,
                                    .topk_ids = rows->ids,
-                                   .topk_weights = rows->weights};
+                                   .topk_weights = rows->weights,
+                                   .seat = rows->seat,
+                                   .holders = rows->holders,
+                                   .predicted = rows->predicted};
 }
 
 static coterie_dispatcher_t *dispatcher_open(coterie_fabric_t *fabric,
@@ -126,6 +142,8 @@ static coterie_dispatcher_t *dispatcher_open(coterie_fabric_t *fabric,
     options.deadline_ms = LONG_MS;
     options.norm = norm;
     options.norm_epsilon = 1e-6f;
+    options.forward = 1;
+    options.predicted_k = predicted_k;
     cr_assert(eq(int, COTERIE_OK,
                  coterie_dispatcher_create(&options, &dispatcher)),
               "%s", coterie_last_error());
@@ -147,6 +165,22 @@ static coterie_bank_t *bank_open(uint32_t rank, coterie_device_t *device,
     return bank;
 }
 
+static coterie_status_t sums_return(coterie_dispatcher_t *dispatcher,
+                                    const coterie_layer_call_t *layer,
+                                    uint32_t late)
+{
+    coterie_layer_call_t call = *layer;
+    coterie_status_t status;
+
+    call.late = late;
+    status = coterie_dispatcher_arrive(dispatcher, &call);
+    if (status == COTERIE_OK)
+        status = coterie_dispatcher_compute(dispatcher, &call);
+    if (status == COTERIE_OK)
+        status = coterie_dispatcher_return(dispatcher, &call);
+    return status;
+}
+
 /* All layers, of ranks first to first + count - 1. rows has the result. */
 static void layers_run(coterie_dispatcher_t *dispatcher, uint32_t first,
                        uint32_t count, rows_t *rows, rows_t *spare)
@@ -154,7 +188,7 @@ static void layers_run(coterie_dispatcher_t *dispatcher, uint32_t first,
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         coterie_device_rows_t in[RANKS], out[RANKS];
         const coterie_layer_call_t call = {
-            sizeof(call), layer, mode, first, count, in, out};
+            sizeof(call), layer, mode, first, count, in, out, 0, 0};
         coterie_status_t status;
 
         for (uint32_t i = 0; i < count; i++) {
@@ -164,11 +198,10 @@ static void layers_run(coterie_dispatcher_t *dispatcher, uint32_t first,
         }
         status = coterie_dispatcher_send(dispatcher, &call);
         if (status == COTERIE_OK)
-            status = coterie_dispatcher_arrive(dispatcher, &call);
-        if (status == COTERIE_OK)
-            status = coterie_dispatcher_compute(dispatcher, &call);
-        if (status == COTERIE_OK)
-            status = coterie_dispatcher_return(dispatcher, &call);
+            status = sums_return(dispatcher, &call, 0);
+        if (status == COTERIE_OK && mode == COTERIE_MODE_FORWARD &&
+            predicted_k > 0)
+            status = sums_return(dispatcher, &call, 1);
         if (status == COTERIE_OK)
             status = coterie_dispatcher_finish(dispatcher, &call);
         cr_assert(eq(int, COTERIE_OK, status), "%s", coterie_last_error());
@@ -314,4 +347,19 @@ Test(nccl_dispatch, writes_to_some_and_sends_to_others)
 {
     for (mode = COTERIE_MODE_TWO_PHASE; mode <= COTERIE_MODE_OWNER; mode++)
         expect_as_local(2, true);
+}
+
+/* One exchange a layer; three where some rank may be late. */
+Test(nccl_dispatch, forwards_by_one_exchange_a_layer)
+{
+    mode = COTERIE_MODE_FORWARD;
+    for (predicted_k = 0; predicted_k <= K; predicted_k += K) {
+        const uint32_t exchanges = predicted_k > 0 ? 3 : 1;
+
+        expect_as_local(0, true);
+        cr_expect(eq(u32, fake_nccl.even, exchanges * LAYERS * RANKS));
+        expect_as_local(0, false);
+        expect_as_local(2, true);
+        expect_as_local(RANKS, true);
+    }
 }

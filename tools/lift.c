@@ -124,6 +124,11 @@ static coterie_status_t dispatcher_open(const job_t *job,
     options.element = COTERIE_WIRE_F32;
     options.norm = norm;
     options.norm_epsilon = c->norm_eps;
+    options.forward = job->group == COTERIE_GROUP_ALL &&
+                      (job->mode == COTERIE_MODE_FORWARD ||
+                       job->mode == COTERIE_MODE_AUTO);
+    if (options.forward && job->options->predict != PREDICT_GROUP)
+        options.predicted_k = c->k; /* as rank.c tells the session */
     if (status == COTERIE_OK)
         status = coterie_dispatcher_create(&options, dispatcher_p);
     free(norm);

@@ -14,6 +14,13 @@
  *         coterie_dispatcher_return   their sums, to the rows' next owners
  *         coterie_dispatcher_finish   wait for sums, add them to the residual
  *
+ * In forward every rank that holds a row calls them for it: send keeps rows at
+ * home, return is the one exchange, of sums to all that hold the row next.
+ * Those are the ranks of `predicted`, or all. With predictions (predicted_k),
+ * a rank may turn out to need rows that it does not hold: it gets them in the
+ * same exchange, and between return and finish arrive, compute and return are
+ * called once more, with `late` set, for those.
+ *
  * Between any two, the engine may queue work of its own. No kernel waits for
  * one that is not queued yet: with several ranks on one device, each call is
  * made for all of them at once, or by a thread a rank, which then meet before
@@ -66,13 +73,17 @@ typedef struct coterie_dispatcher_options {
     /** Rows from all ranks together to one, for whose results there is to be
      * room; 0: rank_count * capacity. */
     uint32_t arrivals;
+    uint32_t forward;     /**< 1: with room for forward; max_rows is then of all
+                             ranks together, since each may hold every row */
+    uint32_t predicted_k; /**< forward: experts of a row's `predicted`, among 32
+                             ranks or fewer; 0: always to all ranks */
 } coterie_dispatcher_options_t;
 
 #define COTERIE_DISPATCHER_OPTIONS_INIT \
     { .size = sizeof(coterie_dispatcher_options_t) }
 
 /** Control path, collective. Once for a fabric.
- * @return ERR_UNSUPPORTED for what a device cannot do, such as forward */
+ * @return ERR_UNSUPPORTED for what a device cannot do */
 COTERIE_API coterie_status_t coterie_dispatcher_create(
     const coterie_dispatcher_options_t *options,
     coterie_dispatcher_t **dispatcher_p);
@@ -102,19 +113,32 @@ typedef struct coterie_device_rows {
     const void *normed;    /**< in: [capacity, hidden] experts' input */
     const int32_t *topk_ids;   /**< in: [capacity, k]; -1 = none */
     const float *topk_weights; /**< in: [capacity, k] */
+    /** Forward, [capacity] each: a row's number among all of the step, below
+     * max_rows, the same wherever it is; and the ranks that hold it, by bit,
+     * all bits: every rank. Out tells what the next layer's in says. NULL in
+     * in: rows are numbered as they lie, and every rank holds all of them, as
+     * when a step begins. */
+    uint32_t *seat, *holders;
+    /** Forward: in: [capacity, predicted_k] what the router of the next layer
+     * says of these hidden states; NULL: nothing. The same bits wherever the
+     * row is. Not read in the last layer, after which all ranks hold it. */
+    const int32_t *predicted;
 } coterie_device_rows_t;
 
 /** What the calls of a layer are about: ranks first to first + count - 1 of
  * those that this end drives, and rows[count]. In two-phase, out has the rows
  * of in, in order. In owner, other rows come back: by the rank that they come
- * from, then in the order that they had there. */
+ * from, then in the order that they had there. In forward, those that this rank
+ * holds next, by seat. */
 typedef struct coterie_layer_call {
     size_t size;
-    uint32_t layer, mode; /**< two-phase or owner; the same for all calls */
+    uint32_t layer, mode; /**< not auto; the same for all calls */
     uint32_t first, count;
     const coterie_device_rows_t *in; /**< [count]; not to be changed before
                                         finish's kernels are done */
     coterie_device_rows_t *out;      /**< [count]; no array of in */
+    uint32_t late, reserved; /**< forward with predictions: 1 for the second
+                                arrive, compute and return; zero */
 } coterie_layer_call_t;
 
 COTERIE_API coterie_status_t coterie_dispatcher_send(
@@ -139,7 +163,7 @@ typedef struct coterie_device_work {
     const uint16_t *x;     /**< [rows, hidden] bf16 */
     float *out;            /**< [pairs, hidden], by place: not yet weighted */
     float *base;           /**< owner: [max_rows, hidden] residuals of the rows
-                              that are here next; NULL in two-phase */
+                              that are here next; NULL in other modes */
     const uint32_t *base_count; /**< [1] */
 } coterie_device_work_t;
 
@@ -154,19 +178,25 @@ typedef struct coterie_device_counts {
     uint64_t rows;            /**< given to send */
     uint64_t copies_dispatch; /**< rows sent to other ranks */
     uint64_t copies_return;   /**< sums sent to other ranks */
-    uint64_t copies_network;  /**< of both, between nodes */
+    uint64_t copies_forward;  /**< sums sent to other next holders */
+    uint64_t copies_fixup;    /**< rows sent to ranks that were not predicted */
+    uint64_t copies_network;  /**< of all these, between nodes */
     uint64_t payload_bytes;
     uint64_t wire_bytes;
     uint64_t messages;       /**< those with rows */
+    uint64_t fixup_messages; /**< of these, sums of rows that came late */
     uint64_t empty_messages; /**< headers alone */
     uint64_t dropped;        /**< choices whose expert no active rank has */
+    uint64_t disagreed;      /**< forward: rows of which ranks did not say the
+                                same */
     uint32_t overflows;      /**< rows beyond capacity or max_rows */
     uint32_t late;           /**< 1 + the first rank that did not answer */
 } coterie_device_counts_t;
 
 /** Waits for the stream, then tells.
  * @param counts  may be NULL
- * @return ERR_TIMEOUT naming the rank that did not answer, ERR_CAPACITY */
+ * @return ERR_TIMEOUT naming the rank that did not answer, ERR_CAPACITY,
+ *         ERR_MISMATCH if ranks came to differ about a row in forward */
 COTERIE_API coterie_status_t coterie_dispatcher_check(
     coterie_dispatcher_t *dispatcher, uint32_t rank,
     coterie_device_counts_t *counts);

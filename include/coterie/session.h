@@ -171,9 +171,10 @@ typedef struct coterie_session_options {
     /** coterie_wire_t: what travels. Other than F32, results depend a little on
      * the mode and the number of ranks. K/V is the engine's own. */
     uint32_t wire;
-    /** Two-phase, and owner among all ranks, by this instead of the transport:
-     * of the same placement, hidden, k and wire, at least as many max_rows,
-     * f32 elements; this rank's bank registered (coterie/dispatch.h). */
+    /** Two-phase, and owner and forward among all ranks, by this instead of the
+     * transport: of the same placement, hidden, k, predicted_k (where it has
+     * room for forward) and wire, at least as many max_rows, f32 elements; this
+     * rank's bank registered (coterie/dispatch.h). */
     coterie_dispatcher_t *dispatcher;
 } coterie_session_options_t;
 

@@ -2,24 +2,10 @@
  * and later their sums, added to rows that are here next. */
 #include "kernels/cuda/dispatch.cuh"
 
-/* A block's, in shared memory; three arrays of [ranks] follow it. */
-struct arriving_t {
-    uint32_t word, place;
-    float part[DISPATCH_WARPS];
-    const char *sum[COTERIE_K_MAX]; /* of a row; NULL: none */
-};
-
-/* What a rank sent here. */
-struct arrived_t {
-    uint32_t *count, *owned_first; /* owned_first[ranks]: of all */
-};
-
 static __global__ void arrive(const __grid_constant__ coterie_gpu_dispatch_t d);
 static __global__ void
 give_back(const __grid_constant__ coterie_gpu_dispatch_t d);
 static __global__ void finish(const __grid_constant__ coterie_gpu_dispatch_t d);
-static __device__ arrived_t arrived_count(const coterie_gpu_dispatch_t &d,
-                                          const coterie_gpu_rank_t &rank);
 static __device__ void choices_read(const coterie_gpu_dispatch_t &d,
                                     const coterie_gpu_rank_t &rank,
                                     const arrived_t &arrived);
@@ -36,47 +22,49 @@ static __device__ void stays_hold(const coterie_gpu_dispatch_t &d,
 static __device__ bool held_write(const coterie_gpu_dispatch_t &d,
                                   const coterie_gpu_rank_t &rank, uint32_t at,
                                   uint32_t from, uint64_t key);
-static __device__ void parts_write(uint16_t *parts, uint32_t k,
-                                   const coterie_gpu_choice_t *choices);
 static __device__ void sum_write(const coterie_gpu_dispatch_t &d,
                                  const coterie_gpu_rank_t &rank, uint32_t row,
                                  char *to);
 static __device__ void held_finish(const coterie_gpu_dispatch_t &d,
                                    const coterie_gpu_rank_t &rank,
                                    const uint32_t *counts, uint32_t at);
+static __device__ void row_name(const coterie_gpu_dispatch_t &d,
+                                const coterie_gpu_rank_t &rank,
+                                const coterie_gpu_rows_t &out, uint32_t at);
+static __device__ const char *part_find(const coterie_gpu_dispatch_t &d,
+                                        const coterie_gpu_rank_t &rank,
+                                        const uint32_t *counts, uint32_t i,
+                                        uint32_t at);
 static __device__ const char *sum_find(const coterie_gpu_dispatch_t &d,
                                        const coterie_gpu_rank_t &rank,
-                                       const uint32_t *counts, uint32_t from,
+                                       coterie_gpu_parcel_t parcel,
+                                       uint32_t count, uint32_t from,
                                        uint32_t at);
 static __device__ float block_sum(float value);
-
-static inline cudaLaunchConfig_t launch_rows(void *stream,
-                                             const coterie_gpu_dispatch_t *d)
-{
-    return launch_of(stream, dim3(d->blocks, d->count), DISPATCH_THREADS,
-                     sizeof(arriving_t) +
-                         (2 * d->tables.rank_count + 1) * sizeof(uint32_t));
-}
 
 int coterie_gpu_arrive(void *stream, const coterie_gpu_dispatch_t *d)
 {
     const cudaLaunchConfig_t config = launch_rows(stream, d);
+    const int error = d->late ? coterie_gpu_merge(stream, d) : 0;
 
-    return cudaLaunchKernelEx(&config, arrive, *d);
+    return error != 0 ? error : cudaLaunchKernelEx(&config, arrive, *d);
 }
 
 int coterie_gpu_give_back(void *stream, const coterie_gpu_dispatch_t *d)
 {
     const cudaLaunchConfig_t config = launch_rows(stream, d);
 
-    return cudaLaunchKernelEx(&config, give_back, *d);
+    return d->forward ? coterie_gpu_forward(stream, d)
+                      : cudaLaunchKernelEx(&config, give_back, *d);
 }
 
 int coterie_gpu_finish(void *stream, const coterie_gpu_dispatch_t *d)
 {
     const cudaLaunchConfig_t config = launch_rows(stream, d);
+    const bool merges = d->forward && !d->mends;
+    const int error = merges ? coterie_gpu_merge(stream, d) : 0;
 
-    return cudaLaunchKernelEx(&config, finish, *d);
+    return error != 0 ? error : cudaLaunchKernelEx(&config, finish, *d);
 }
 
 static __global__ void arrive(const __grid_constant__ coterie_gpu_dispatch_t d)
@@ -87,6 +75,8 @@ static __global__ void arrive(const __grid_constant__ coterie_gpu_dispatch_t d)
     choices_read(d, rank, arrived);
     if (!d.in_place)
         rows_read(d, rank, arrived);
+    if (d.forward)
+        return; /* nobody owns what came */
     stays_hold(d, rank, arrived);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         const uint32_t held = arrived.owned_first[d.tables.rank_count];
@@ -102,7 +92,6 @@ give_back(const __grid_constant__ coterie_gpu_dispatch_t d)
 {
     const coterie_gpu_rank_t &rank = d.ranks[d.first + blockIdx.y];
     const uint32_t ranks = d.tables.rank_count;
-    const uint32_t stride = coterie_gpu_stride(&d, COTERIE_GPU_DISPATCH);
     uint32_t *sent = rank.sent + COTERIE_GPU_RETURN * ranks;
     arriving_t *s = (arriving_t *)shared_memory();
     const arrived_t arrived = arrived_count(d, rank);
@@ -112,23 +101,25 @@ give_back(const __grid_constant__ coterie_gpu_dispatch_t d)
         if (row >= arrived.count[from])
             continue;
         const coterie_gpu_record_t *record = coterie_gpu_record(
-            &d, inbox_slot(d, rank, COTERIE_GPU_DISPATCH, from), row);
+            &d, coterie_gpu_inbound(&d, &rank, COTERIE_GPU_DISPATCH, from),
+            row);
         const uint32_t to = record->owner, number = record->number;
-        if (to >= ranks || number >= d.max_rows || !both_active(rank, to))
+        if (to >= ranks || number >= d.max_rows ||
+            !coterie_gpu_both_active(&rank, to))
             continue;
         char *slot = rank.to[COTERIE_GPU_RETURN][to];
         if (threadIdx.x == 0) {
             s->place = atomicAdd(&sent[to], 1u);
             if (s->place < d.capacity)
-                coterie_gpu_places(slot)[from * d.max_rows + number] =
+                coterie_gpu_places(&d, COTERIE_GPU_RETURN,
+                                   slot)[from * d.max_rows + number] =
                     s->place;
             else
                 atomicAdd(&rank.counts->overflows, 1u);
         }
         __syncthreads();
         if (s->place < d.capacity)
-            sum_write(d, rank,
-                      from * stride + d.lead[COTERIE_GPU_DISPATCH] + row,
+            sum_write(d, rank, coterie_gpu_arrived_at(&d, from, row),
                       coterie_gpu_values(&d, COTERIE_GPU_RETURN, slot,
                                          s->place));
         __syncthreads();
@@ -144,7 +135,8 @@ static __global__ void finish(const __grid_constant__ coterie_gpu_dispatch_t d)
     uint32_t *counts = (uint32_t *)((arriving_t *)shared_memory() + 1);
     uint32_t held = *rank.held_count;
 
-    messages_await(d, rank, COTERIE_GPU_RETURN, counts);
+    messages_await(d, rank, d.forward ? COTERIE_GPU_FIXUP : COTERIE_GPU_RETURN,
+                   counts);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         *out.count = min(held, out.capacity);
         if (held > out.capacity)
@@ -153,36 +145,6 @@ static __global__ void finish(const __grid_constant__ coterie_gpu_dispatch_t d)
     held = min(held, out.capacity);
     for (uint32_t at = blockIdx.x; at < held; at += gridDim.x)
         held_finish(d, rank, counts, at);
-}
-
-/* In shared memory, once all messages have come. */
-static __device__ arrived_t arrived_count(const coterie_gpu_dispatch_t &d,
-                                          const coterie_gpu_rank_t &rank)
-{
-    const uint32_t ranks = d.tables.rank_count;
-    uint32_t *count = (uint32_t *)((arriving_t *)shared_memory() + 1);
-    uint32_t *first = count + ranks, owned = 0;
-
-    messages_await(d, rank, COTERIE_GPU_DISPATCH, count);
-    if (threadIdx.x == 0) {
-        uint32_t left = d.arrivals;
-        for (uint32_t from = 0; from < ranks; from++) {
-            const coterie_gpu_head_t *head =
-                (const coterie_gpu_head_t *)inbox_slot(
-                    d, rank, COTERIE_GPU_DISPATCH, from);
-            first[from] = owned;
-            if (count[from] > 0 || from == rank.rank)
-                owned += min(head->owned, d.max_rows);
-            if (count[from] > left) {
-                count[from] = left;
-                rank.counts->overflows = 1; /* by all blocks alike */
-            }
-            left -= count[from];
-        }
-        first[ranks] = owned;
-    }
-    __syncthreads();
-    return {count, first};
 }
 
 /* Of every row that there is room for: those that did not come choose none. */
@@ -202,7 +164,8 @@ static __device__ void choices_read(const coterie_gpu_dispatch_t &d,
         coterie_gpu_choice_t choice = {NO_PAIR, COTERIE_NONE, 0};
         if (row < arrived.count[from])
             choice = coterie_gpu_choices(coterie_gpu_record(
-                &d, inbox_slot(d, rank, COTERIE_GPU_DISPATCH, from), row))[j];
+                &d, coterie_gpu_inbound(&d, &rank, arrived_as(d), from),
+                row))[j];
         rank.ids[i] = choice.slot < (int32_t)rank.slots ? choice.slot
                                                         : NO_PAIR;
         rank.weights[i] = choice.weight;
@@ -213,20 +176,17 @@ static __device__ void rows_read(const coterie_gpu_dispatch_t &d,
                                  const coterie_gpu_rank_t &rank,
                                  const arrived_t &arrived)
 {
-    const uint32_t stride = coterie_gpu_stride(&d, COTERIE_GPU_DISPATCH);
-
     for (uint32_t i = blockIdx.x; i < d.tables.rank_count * d.capacity;
          i += gridDim.x) {
         const uint32_t from = i / d.capacity, row = i % d.capacity;
         if (row >= arrived.count[from])
             continue;
-        char *slot = inbox_slot(d, rank, COTERIE_GPU_DISPATCH, from);
+        char *slot = coterie_gpu_inbound(&d, &rank, arrived_as(d), from);
         coterie_gpu_record_t *record = coterie_gpu_record(&d, slot, row);
         const char *values =
             coterie_gpu_values(&d, COTERIE_GPU_DISPATCH, slot, row);
         const uint32_t at = arrived.owned_first[from] + record->number;
-        uint16_t *x = rank.x + (from * stride + row +
-                                (size_t)d.lead[COTERIE_GPU_DISPATCH]) *
+        uint16_t *x = rank.x + (size_t)coterie_gpu_arrived_at(&d, from, row) *
                                    d.hidden;
         if (!record->raw) {
             row_narrow(d, values, x);
@@ -311,67 +271,37 @@ static __device__ bool held_write(const coterie_gpu_dispatch_t &d,
     return true;
 }
 
-/* D is who serves any of the choices. */
-static __device__ void parts_write(uint16_t *parts, uint32_t k,
-                                   const coterie_gpu_choice_t *choices)
-{
-    uint32_t last = 0;
-
-    for (uint32_t i = 0; i < k; i++) {
-        uint32_t next = COTERIE_NONE;
-        for (uint32_t j = 0; j < k; j++)
-            if ((i == 0 || choices[j].serving > last) &&
-                choices[j].serving < next)
-                next = choices[j].serving;
-        parts[i] = (uint16_t)next;
-        last = next;
-    }
-}
-
-/* Choices in order, so that a sum has one order whatever else came. */
 static __device__ void sum_write(const coterie_gpu_dispatch_t &d,
                                  const coterie_gpu_rank_t &rank, uint32_t row,
                                  char *to)
 {
-    const int32_t *place = rank.place + (size_t)row * d.k;
-    const float *weights = rank.weights + (size_t)row * d.k;
-
-    for (uint32_t i = threadIdx.x; i < d.hidden / 8; i += blockDim.x) {
-        eight_t sum = {};
-        for (uint32_t j = 0; j < d.k; j++) {
-            if (place[j] == NO_PAIR)
-                continue;
-            const eight_t part =
-                eight_load(rank.out + (size_t)place[j] * d.hidden,
-                           COTERIE_WIRE_F32, i);
-            for (int e = 0; e < 8; e++)
-                sum.v[e] += weights[j] * part.v[e];
-        }
-        eight_store(to, d.wire, i, sum);
-    }
+    for (uint32_t i = threadIdx.x; i < d.hidden / 8; i += blockDim.x)
+        eight_store(to, d.wire, i, sum_of(d, rank, row, i));
 }
 
-/* The residual first, then the sums, ranks ascending. */
+/* The residual first, then the sums, ranks ascending; in forward, the sum that
+ * the residual is a part of is first. */
 static __device__ void held_finish(const coterie_gpu_dispatch_t &d,
                                    const coterie_gpu_rank_t &rank,
                                    const uint32_t *counts, uint32_t at)
 {
     const coterie_gpu_rows_t &out = d.out[blockIdx.y];
-    const uint32_t type = d.owner ? (uint32_t)COTERIE_WIRE_F32 : d.element;
-    const char *base = (const char *)(d.owner ? rank.base
-                                              : d.in[blockIdx.y].hidden);
+    const uint32_t type = d.forward ? d.wire
+                          : d.owner ? (uint32_t)COTERIE_WIRE_F32
+                                    : d.element;
     arriving_t *s = (arriving_t *)shared_memory();
 
     __syncthreads();
-    if (threadIdx.x < d.k)
-        s->sum[threadIdx.x] = sum_find(
-            d, rank, counts, rank.held_parts[at * d.k + threadIdx.x], at);
+    if (threadIdx.x <= d.k)
+        s->sum[threadIdx.x] = part_find(d, rank, counts, threadIdx.x, at);
     __syncthreads();
-    if (threadIdx.x == 0 && out.key != NULL)
-        out.key[at] = rank.held_key[at];
+    if (threadIdx.x == 0)
+        row_name(d, rank, out, at);
     for (uint32_t i = threadIdx.x; i < d.hidden / 8; i += blockDim.x) {
-        eight_t sum = eight_load(base + at * row_size(type, d.hidden), type, i);
-        for (uint32_t j = 0; j < d.k; j++) {
+        eight_t sum = {};
+        if (s->sum[0] != NULL)
+            sum = eight_load(s->sum[0], type, i);
+        for (uint32_t j = 1; j <= d.k; j++) {
             if (s->sum[j] == NULL)
                 continue;
             const eight_t part = eight_load(s->sum[j], d.wire, i);
@@ -383,21 +313,67 @@ static __device__ void held_finish(const coterie_gpu_dispatch_t &d,
     }
 }
 
-/* NULL: it did not come, which some counter says. */
-static __device__ const char *sum_find(const coterie_gpu_dispatch_t &d,
-                                       const coterie_gpu_rank_t &rank,
-                                       const uint32_t *counts, uint32_t from,
-                                       uint32_t at)
+static __device__ void row_name(const coterie_gpu_dispatch_t &d,
+                                const coterie_gpu_rank_t &rank,
+                                const coterie_gpu_rows_t &out, uint32_t at)
 {
-    char *slot;
-    uint32_t place;
+    if (out.key != NULL)
+        out.key[at] = rank.held_key[at];
+    if (d.forward && out.seat != NULL)
+        out.seat[at] = rank.held_from[at];
+    if (d.forward && out.holders != NULL)
+        out.holders[at] = rank.held_next[at];
+}
 
+/* What a row begins with, then its parts. NULL: there is none, or it did not
+ * come, which some counter says. */
+static __device__ const char *part_find(const coterie_gpu_dispatch_t &d,
+                                        const coterie_gpu_rank_t &rank,
+                                        const uint32_t *counts, uint32_t i,
+                                        uint32_t at)
+{
+    if (i == 0 && d.owner)
+        return (const char *)(rank.base + (size_t)at * d.hidden);
+    if (i == 0 && !d.forward)
+        return (const char *)d.in[blockIdx.y].hidden +
+               at * row_size(d.element, d.hidden);
+    const uint32_t from = i == 0 ? rank.held_carrier[at]
+                                 : rank.held_parts[at * d.k + i - 1];
     if (from >= d.tables.rank_count)
         return NULL;
-    slot = inbox_slot(d, rank, COTERIE_GPU_RETURN, from);
-    place = coterie_gpu_places(slot)[rank.held_from[at]];
-    return place < counts[from]
-               ? coterie_gpu_values(&d, COTERIE_GPU_RETURN, slot, place)
+    if (!d.forward)
+        return sum_find(d, rank, COTERIE_GPU_RETURN, counts[from], from, at);
+    const bool late = i > 0 && (rank.held_late[at] >> (i - 1) & 1) != 0;
+    const coterie_gpu_parcel_t parcel =
+        late ? COTERIE_GPU_FIXUP : COTERIE_GPU_FORWARD;
+    const coterie_gpu_head_t *head =
+        (const coterie_gpu_head_t *)coterie_gpu_inbound(&d, &rank, parcel,
+                                                        from);
+    const char *sum = sum_find(d, rank, parcel,
+                               late ? counts[from]
+                                    : min(head->count, d.capacity),
+                               from, at);
+    if (sum == NULL)
+        atomicAdd(&rank.counts->disagreed, 1ull);
+    return sum;
+}
+
+static __device__ const char *sum_find(const coterie_gpu_dispatch_t &d,
+                                       const coterie_gpu_rank_t &rank,
+                                       coterie_gpu_parcel_t parcel,
+                                       uint32_t count, uint32_t from,
+                                       uint32_t at)
+{
+    char *slot = coterie_gpu_inbound(&d, &rank, parcel, from);
+    const uint32_t place =
+        coterie_gpu_places(&d, parcel, slot)[rank.held_from[at]];
+
+    if (place >= count)
+        return NULL;
+    return parcel != COTERIE_GPU_FORWARD ||
+                   coterie_gpu_record(&d, slot, place)->number ==
+                       rank.held_from[at]
+               ? coterie_gpu_values(&d, parcel, slot, place)
                : NULL;
 }
 

@@ -9,7 +9,8 @@ coterie_cuda_headers = kernels/cuda/activation.cuh kernels/cuda/dispatch.cuh \
 	kernels/cuda/ptx_hopper.cuh kernels/cuda/route.cuh \
 	kernels/cuda/warp.cuh kernels/cuda/wide.cuh
 coterie_cuda_sources = kernels/cuda/combine.cu \
-	kernels/cuda/dispatch_arrive.cu kernels/cuda/dispatch_send.cu \
+	kernels/cuda/dispatch_arrive.cu \
+	kernels/cuda/dispatch_forward.cu kernels/cuda/dispatch_send.cu \
 	kernels/cuda/ffn.cu \
 	kernels/cuda/ffn_bytes.cu kernels/cuda/ffn_halves.cu \
 	kernels/cuda/ffn_wide.cu kernels/cuda/grouped.cu \
@@ -17,8 +18,10 @@ coterie_cuda_sources = kernels/cuda/combine.cu \
 libcoterie_la_SOURCES += kernels/cublas.c kernels/cublas.h \
 	kernels/device.c kernels/device.h \
 	kernels/device_host.c kernels/device_host.h \
-	kernels/device_host_dispatch.c kernels/device_host_graph.c \
-	kernels/device_host_grouped.c kernels/grouped.c kernels/grouped.h \
+	kernels/device_host_dispatch.c kernels/device_host_forward.c \
+	kernels/device_host_graph.c kernels/device_host_grouped.c \
+	kernels/device_host_messages.c kernels/device_host_messages.h \
+	kernels/grouped.c kernels/grouped.h \
 	$(coterie_cuda_headers)
 libcoterie_la_CFLAGS += $(CUDA_CFLAGS)
 libcoterie_la_LIBADD += $(CUDA_LIBS)

@@ -23,6 +23,8 @@
 #define coterie_gpu_unpack emulated_gpu_unpack
 #define coterie_gpu_activate emulated_gpu_activate
 #define coterie_gpu_deliver emulated_gpu_deliver
+#define coterie_gpu_forward emulated_gpu_forward
+#define coterie_gpu_merge emulated_gpu_merge
 
 #include "kernels/cuda/kernels.h"
 

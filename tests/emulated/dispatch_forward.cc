@@ -1,0 +1,3 @@
+#include "tests/emulated/kernels.h"
+
+#include "kernels/cuda/dispatch_forward.cu"
