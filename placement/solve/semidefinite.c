@@ -21,7 +21,7 @@ enum {
     BOUND_EVERY = 20, /* steps */
     STIFFEN_EVERY = 10,
     STIFFEN_LAST = 200, /* after which squares' weight stays */
-    IDLE_MOST = 3 /* bounds in a row that are hardly better: steps waver */
+    IDLE_MOST = 8 /* bounds in a row that are hardly better: steps waver */
 };
 
 static const double SIZE_MOST = 96e6;      /* bytes */
