@@ -11,7 +11,8 @@ libcoterie_la_SOURCES += placement/formats.c placement/formats.h \
 	placement/tiering.c placement/tiering.h placement/tiering_file.c \
 	placement/placement.c placement/placement.h \
 	placement/route.c placement/simulate.c placement/simulate.h \
-	placement/simulate_forward.c placement/simulate_modes.c placement/wire.h
+	placement/simulate_forward.c placement/simulate_modes.c \
+	placement/without.c placement/wire.h
 libcoterie_la_SOURCES += placement/recorder.c placement/summary.c \
 	placement/trace.c placement/trace_csv.c placement/trace_csv.h \
 	placement/trace_object.h placement/trace_read.c placement/trace_write.c

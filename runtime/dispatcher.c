@@ -108,6 +108,33 @@ coterie_status_t coterie_dispatcher_set_active(
     return status;
 }
 
+coterie_status_t coterie_dispatcher_set_placement(
+    coterie_dispatcher_t *dispatcher, const coterie_placement_t *placement)
+{
+    coterie_dispatcher_t *d = dispatcher;
+    coterie_dispatcher_options_t options = d->options;
+    coterie_placement_options_t view;
+    coterie_status_t status;
+
+    coterie_placement_view(d->options.placement, &view);
+    options.placement = placement;
+    status = coterie_placement_check(placement, view.layer_count,
+                                     view.expert_count, view.rank_count);
+    if (status == COTERIE_OK)
+        status = options_check(&options);
+    if (status == COTERIE_OK)
+        status = d->fabric->ops->drain(d->fabric, d->options.deadline_ms);
+    if (status != COTERIE_OK)
+        return status;
+    d->options.placement = placement;
+    status = coterie_dispatcher_memory_renew(d);
+    if (status == COTERIE_OK)
+        d->epoch++;
+    for (uint32_t i = 0; status == COTERIE_OK && i < d->driven_count; i++)
+        status = epoch_begin(d, i);
+    return status;
+}
+
 void coterie_dispatcher_work(const coterie_dispatcher_t *dispatcher,
                              uint32_t rank, coterie_mode_t mode,
                              coterie_device_work_t *work)
@@ -167,6 +194,7 @@ void coterie_dispatcher_destroy(coterie_dispatcher_t *dispatcher)
     free(dispatcher->driven);
     free(dispatcher->ranks);
     free(dispatcher->active);
+    free(dispatcher->reach);
     free(dispatcher);
 }
 

@@ -28,6 +28,7 @@ struct coterie_dispatcher {
     uint32_t epoch;  /* how often the active ranks were chosen */
     bool swaps;      /* some rank is out of reach */
     uint8_t *active; /* [rank_count] */
+    char **reach;    /* [driven_count, rank_count]: the fabric's */
     coterie_gpu_dispatch_t terms; /* what all launches have in common */
     void *tables;                 /* device memory of terms.tables and more */
     uint8_t *active_there;        /* [rank_count] */
@@ -38,6 +39,8 @@ struct coterie_dispatcher {
 
 /* Everything that the device has; freed even if that failed half-way. */
 coterie_status_t coterie_dispatcher_memory_create(coterie_dispatcher_t *d);
+/* All but windows, of another placement; counters go on. */
+coterie_status_t coterie_dispatcher_memory_renew(coterie_dispatcher_t *d);
 void coterie_dispatcher_memory_destroy(coterie_dispatcher_t *d);
 
 /* The placement's tables, without the experts of ranks that are not active. */

@@ -31,6 +31,7 @@ static void tables_fill(const coterie_dispatcher_t *d, const tables_t *t);
 static void holders_fill(const coterie_dispatcher_t *d,
                          const coterie_placement_options_t *p,
                          const tables_t *t);
+static coterie_status_t ranks_open(coterie_dispatcher_t *d);
 static coterie_status_t windows_open(coterie_dispatcher_t *d, char **reach);
 static coterie_status_t rank_open(coterie_dispatcher_t *d, uint32_t i,
                                   char *const *reach);
@@ -48,25 +49,56 @@ static coterie_gpu_parcel_t place_of(coterie_gpu_parcel_t parcel);
 coterie_status_t coterie_dispatcher_memory_create(coterie_dispatcher_t *d)
 {
     const size_t count = (size_t)d->driven_count * d->rank_count;
-    char **reach = calloc(count, sizeof(*reach));
+    coterie_status_t status;
+
+    d->reach = calloc(count, sizeof(*d->reach));
+    if (d->reach == NULL)
+        return coterie_fail_memory(count * sizeof(*d->reach), "a dispatcher");
+    status = windows_open(d, d->reach);
+    return status == COTERIE_OK ? ranks_open(d) : status;
+}
+
+static coterie_status_t ranks_open(coterie_dispatcher_t *d)
+{
     carving_t measure = {0};
     coterie_status_t status;
 
-    if (reach == NULL)
-        return coterie_fail_memory(count * sizeof(*reach), "a dispatcher");
     tables_carve(d, &measure);
     status = block_open(d, measure.used, &d->tables);
     if (status == COTERIE_OK) {
         const tables_t there = tables_carve(d, &(carving_t){d->tables, 0});
 
         tables_point(d, &there);
-        status = windows_open(d, reach);
     }
     for (uint32_t i = 0; status == COTERIE_OK && i < d->driven_count; i++)
-        status = rank_open(d, i, reach + (size_t)i * d->rank_count);
+        status = rank_open(d, i, d->reach + (size_t)i * d->rank_count);
+    return status == COTERIE_OK ? coterie_dispatcher_tables_write(d) : status;
+}
+
+coterie_status_t coterie_dispatcher_memory_renew(coterie_dispatcher_t *d)
+{
+    const coterie_device_ops_t *ops = d->device->ops;
+    coterie_gpu_counts_t *counts = calloc(d->driven_count, sizeof(*counts));
+    coterie_status_t status =
+        counts != NULL ? COTERIE_OK
+                       : coterie_fail_memory(sizeof(*counts), "a dispatcher");
+
+    for (uint32_t i = 0; status == COTERIE_OK && i < d->driven_count; i++)
+        status = ops->copy(d->device, COTERIE_STREAM_COMPUTE, &counts[i],
+                           d->ranks[i].counts, sizeof(*counts));
     if (status == COTERIE_OK)
-        status = coterie_dispatcher_tables_write(d);
-    free(reach);
+        status = ops->wait(d->device, COTERIE_STREAM_COMPUTE);
+    if (status == COTERIE_OK) {
+        coterie_dispatcher_memory_destroy(d);
+        memset(d->ranks, 0, d->driven_count * sizeof(*d->ranks));
+        status = ranks_open(d);
+    }
+    for (uint32_t i = 0; status == COTERIE_OK && i < d->driven_count; i++)
+        status = ops->copy(d->device, COTERIE_STREAM_COMPUTE,
+                           d->ranks[i].counts, &counts[i], sizeof(*counts));
+    if (status == COTERIE_OK)
+        status = ops->wait(d->device, COTERIE_STREAM_COMPUTE);
+    free(counts);
     return status;
 }
 
@@ -77,8 +109,12 @@ void coterie_dispatcher_memory_destroy(coterie_dispatcher_t *d)
     for (uint32_t i = 0; d->driven != NULL && i < d->driven_count; i++) {
         ops->release(d->device, d->driven[i].inner);
         ops->release(d->device, d->driven[i].memory);
+        d->driven[i].inner = NULL;
+        d->driven[i].memory = NULL;
+        d->driven[i].bank = NULL;
     }
     ops->release(d->device, d->tables);
+    d->tables = NULL;
 }
 
 coterie_status_t coterie_dispatcher_tables_write(coterie_dispatcher_t *d)

@@ -363,3 +363,90 @@ Test(nccl_dispatch, forwards_by_one_exchange_a_layer)
         expect_as_local(RANKS, true);
     }
 }
+
+/* All ranks on one device; the lost one makes its calls for no rows. */
+static void world_run(rows_t *rows, bool lost_at_first)
+{
+    uint8_t active[RANKS] = {1, 0, 1, 1};
+    coterie_placement_t *whole = placement, *left = NULL;
+    coterie_dispatcher_t *dispatcher;
+    coterie_fabric_t *fabric = NULL;
+    coterie_device_t *device = NULL;
+    coterie_bank_t *banks[RANKS];
+    float *norm = norm_new();
+    rows_t spare[RANKS];
+
+    coterie_device_open("host", &device);
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_fabric_open_local(RANKS, device, &fabric)));
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_placement_without(whole, active, &left)));
+    dispatcher = dispatcher_open(fabric, norm);
+    for (uint32_t r = 0; r < RANKS; r++) {
+        banks[r] = bank_open(r, device, dispatcher);
+        rows[r] = rows_new();
+        spare[r] = rows_new();
+        rows_begin(r, &rows[r]);
+    }
+    if (!lost_at_first)
+        layers_run(dispatcher, 0, RANKS, rows, spare);
+    placement = left;
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_dispatcher_set_active(dispatcher, active)));
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_dispatcher_set_placement(dispatcher, left)),
+              "%s", coterie_last_error());
+    for (uint32_t r = 0; r < RANKS; r++) {
+        coterie_bank_destroy(banks[r]);
+        banks[r] = bank_open(r, device, dispatcher);
+        rows_free(&rows[r]);
+        rows[r] = rows_new();
+        rows_begin(r, &rows[r]);
+        if (active[r] == 0)
+            rows[r].count = 0;
+    }
+    layers_run(dispatcher, 0, RANKS, rows, spare);
+    for (uint32_t r = 0; r < RANKS; r++)
+        if (active[r] != 0) {
+            coterie_device_counts_t counts;
+
+            cr_expect(eq(int, COTERIE_OK,
+                         coterie_dispatcher_check(dispatcher, r, &counts)));
+            cr_expect(zero(u64, counts.dropped));
+        }
+    coterie_dispatcher_destroy(dispatcher);
+    for (uint32_t r = 0; r < RANKS; r++) {
+        coterie_bank_destroy(banks[r]);
+        rows_free(&spare[r]);
+    }
+    coterie_fabric_close(fabric);
+    coterie_device_close(device);
+    coterie_placement_destroy(left);
+    placement = whole;
+    free(norm);
+}
+
+/* What it held, others load from the store. */
+Test(nccl_dispatch, goes_on_as_if_a_lost_rank_had_never_been)
+{
+    for (mode = COTERIE_MODE_TWO_PHASE; mode <= COTERIE_MODE_FORWARD; mode++) {
+        rows_t got[RANKS], want[RANKS];
+
+        world_run(got, false);
+        world_run(want, true);
+        for (uint32_t r = 0; r < RANKS; r++) {
+            const size_t size = want[r].count * (size_t)config.hidden;
+
+            if (r == 1)
+                continue;
+            cr_assert(eq(u32, got[r].count, want[r].count));
+            cr_expect(zero(int, memcmp(got[r].hidden, want[r].hidden,
+                                       size * sizeof(float))),
+                      "mode %u, rank %u", mode, r);
+        }
+        for (uint32_t r = 0; r < RANKS; r++) {
+            rows_free(&got[r]);
+            rows_free(&want[r]);
+        }
+    }
+}

@@ -101,6 +101,15 @@ COTERIE_API coterie_status_t coterie_dispatcher_register(
 COTERIE_API coterie_status_t coterie_dispatcher_set_active(
     coterie_dispatcher_t *dispatcher, const uint8_t *active);
 
+/** Control path, after set_active: what ranks hold from now on, such as
+ * coterie_placement_without says, in place of what options.placement was;
+ * borrowed. The same ranks, layers and experts. Banks are to be registered
+ * anew, made for this placement (from the model's store), and graphs captured
+ * again. Nothing may be queued that is not done. All ranks that remain do the
+ * same. Only destroy is left after a failure. */
+COTERIE_API coterie_status_t coterie_dispatcher_set_placement(
+    coterie_dispatcher_t *dispatcher, const coterie_placement_t *placement);
+
 /** Rows at one rank, in its device's memory, aligned to 16 bytes. */
 typedef struct coterie_device_rows {
     size_t size;
