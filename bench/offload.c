@@ -7,11 +7,11 @@
  * random weights, 7 layers of 128 experts of 9 MiB, 8 a token. TRACE, of 24
  * layers of 32 experts, says which (bench/offload_store.h). Decodes BATCH (1)
  * sequences of its second half for STEPS (120) tokens each, of which the second
- * half counts, ROUNDS (3) times with other sequences, in turns: computing alone,
- * each policy with a budget of 25 %, and computing from a mapping of the store,
- * where just as many experts a step come from the drive as `cost` read. What
- * runs before such a server has taught it, a part of the trace does here. One
- * JSON object a line. */
+ * half counts, ROUNDS (3) times with other sequences, in turns: computing
+ * alone, each policy with a budget of 25 %, and computing from a mapping of the
+ * store, where just as many experts a step come from the drive as `cost` read.
+ * What runs before such a server has taught it, a part of the trace does here.
+ * One JSON object a line. */
 #include "config.h"
 
 #include <stdio.h>
@@ -77,13 +77,14 @@ int main(int argc, char **argv)
                  .rounds = argc > 5 ? (uint32_t)atoi(argv[5]) : 3};
     coterie_status_t status;
 
-    if (argc < 3 || b.batch == 0 || b.steps < 4 || b.rounds == 0) {
+    if (argc > 2)
+        paths_split(&b, argv[2]);
+    if (b.path_count == 0 || b.batch == 0 || b.steps < 4 || b.rounds == 0) {
         fprintf(stderr,
                 "usage: offload TRACE STORE[,STRIPE...] [BATCH [STEPS "
                 "[ROUNDS]]]\n");
         return 2;
     }
-    paths_split(&b, argv[2]);
     status = bench_open(&b, argv[1]);
     for (; b.round < b.rounds && status == COTERIE_OK; b.round++)
         status = round_run(&b);
