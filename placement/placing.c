@@ -14,10 +14,10 @@
 #include "placement/sample.h"
 #include "placement/scores.h"
 
-enum { LEARN_ROUNDS = 4 }; /* of scores; one, where somebody waits */
+enum { LEARN_ROUNDS = 4 }; /* of scores; one, where time is up */
 
 /* Of the time limit, for scores and for what copies are compared by; and what
- * either may take where somebody waits, in seconds. */
+ * either may take where somebody waits or time is up, in seconds. */
 static const double LEARN_SHARE = 0.1, COPIES_SHARE = 0.05, HASTE = 0.15;
 
 /* Every rank that a token visits is tried as its next owner. */
@@ -144,7 +144,7 @@ static coterie_status_t slots_open(const coterie_placing_t *p,
 }
 
 /* What is learned fits words; more ranks are scored by how often each is
- * needed next. */
+ * needed next. A search that has used up its time leaves a little to learn. */
 static coterie_status_t slots_score(coterie_placing_t *p,
                                     coterie_slots_t *slots)
 {
@@ -165,16 +165,18 @@ static coterie_status_t slots_learn(coterie_placing_t *p,
                                     coterie_slots_t *slots)
 {
     size_t items = (size_t)slots->layer_count * slots->expert_count;
-    int hurried = p->search.stopped == COTERIE_STOPPED_TOLD;
+    int hurried = coterie_search_over(&p->search, &p->solution);
+    uint32_t rounds = hurried ? 1 : LEARN_ROUNDS;
+    double seconds = LEARN_SHARE * p->options.time_limit_s;
     coterie_cover_t cover = {.k = p->view.k};
     uint64_t *holders = calloc(items, sizeof(*holders));
-    uint64_t tokens = coterie_placing_afford(
-        p, LEARN_SHARE, (hurried ? 1 : LEARN_ROUNDS) * LEARN_PASSES);
     coterie_scores_task_t task = {
         .view = &p->view, .cover = &cover, .holders = holders,
-        .token_count = tokens < UINT32_MAX ? (uint32_t)tokens : UINT32_MAX,
-        .rounds = hurried ? 1 : LEARN_ROUNDS,
-        .search = hurried ? NULL : &p->search, .solution = &p->solution};
+        .token_count = (uint32_t)coterie_sample_afford(
+            &p->view, hurried ? fmin(seconds, HASTE) : seconds,
+            rounds * LEARN_PASSES),
+        .rounds = rounds, .search = hurried ? NULL : &p->search,
+        .solution = &p->solution};
     coterie_status_t status;
 
     if (holders == NULL)

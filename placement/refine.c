@@ -172,14 +172,13 @@ static coterie_status_t epoch_begin(refining_t *r, uint32_t epoch)
 static coterie_status_t scores_learn(refining_t *r, int in_haste)
 {
     const coterie_trace_view_t *view = r->task->view;
-    uint64_t most = coterie_sample_afford(
+    uint32_t most = (uint32_t)coterie_sample_afford(
         view, LEARN_SHARE * r->task->search->planned,
         LEARN_ROUNDS * LEARN_PASSES);
     coterie_scores_task_t task = {
         .view = view, .cover = &r->copies.cover,
         .holders = r->copies.holders,
-        .token_count = in_haste ? LEARN_TOKENS
-                                : (uint32_t)fmin((double)most, UINT32_MAX),
+        .token_count = in_haste ? LEARN_TOKENS : most,
         .rounds = in_haste ? 1 : LEARN_ROUNDS, .search = r->task->search,
         .solution = r->task->solution};
 

@@ -24,7 +24,8 @@ uint64_t coterie_sample_afford(const coterie_trace_view_t *view,
 {
     double each = coterie_sample_seconds(view) / (double)view->token_count;
 
-    return (uint64_t)fmax(TOKENS_LEAST, seconds / (passes * each));
+    return (uint64_t)fmin(UINT32_MAX, /* a trace has no more */
+                          fmax(TOKENS_LEAST, seconds / (passes * each)));
 }
 
 coterie_status_t coterie_sample_slice(const coterie_trace_view_t *view,

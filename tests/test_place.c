@@ -427,6 +427,26 @@ Test(place, routes_few_tokens_where_somebody_waits_or_time_is_short)
     coterie_trace_destroy(trace);
 }
 
+/* Without any, owners would be chosen blindly. */
+Test(place, learns_scores_though_its_time_is_up)
+{
+    coterie_trace_t *trace = trace_draw(8, 16, 2000, 1);
+    coterie_place_options_t options = options_for(4);
+    coterie_place_report_t report;
+    coterie_placement_options_t view;
+    coterie_placement_t *placement;
+    size_t scored = 0;
+
+    options.time_limit_s = 1e-6;
+    placement = place(trace, &options, &report);
+    coterie_placement_view(placement, &view);
+    for (size_t i = 0; i < 8 * 16 * 4; i++)
+        scored += view.next_score[i] > 0;
+    cr_expect(gt(sz, scored, 0));
+    coterie_placement_destroy(placement);
+    coterie_trace_destroy(trace);
+}
+
 Test(place, keeps_to_its_time)
 {
     coterie_trace_t *trace = trace_draw(8, 16, 2000, 1);

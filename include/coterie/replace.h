@@ -35,8 +35,9 @@ typedef struct coterie_replace_options {
     { .size = sizeof(coterie_replace_options_t) }
 
 /** What was found. "train" is the part of the trace that was decided on,
- * "held" the rest; copies are per token and layer in the mode asked, those
- * between nodes counted network_cost times. */
+ * "held" the rest, or a sample of it where the time limit is short; copies are
+ * per token and layer in the mode asked, those between nodes counted
+ * network_cost times. */
 typedef struct coterie_replace_report {
     size_t size;
     uint64_t moves;      /**< how many, */
