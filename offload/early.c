@@ -168,7 +168,8 @@ static bool arrays_create(coterie_early_t *early)
 {
     const size_t rows = early->max_rows, experts = early->expert_count;
     const size_t sets = early->layer_count * experts;
-    const size_t sums = given_most / sizeof(float) / (sets * experts);
+    const double sums = (double)(given_most / sizeof(float)) /
+                        ((double)sets * (double)experts);
     size_t wide = (size_t)early->hidden + 1, few;
 
     if (sums < 2) /* of one element and the constant */
@@ -206,9 +207,11 @@ static void features_fill(coterie_early_t *early, uint32_t row,
 
     for (uint32_t h = 0; h < hidden; h++)
         square += normed[h] * normed[h];
-    scale = square > 0 ? 1 / sqrtf(square / (float)hidden) : 0;
+    scale = square > 0 && isfinite(square)
+                ? 1 / sqrtf(square / (float)hidden)
+                : 0;
     for (uint32_t h = 0; h < hidden; h++)
-        features[h] = normed[h] * scale;
+        features[h] = scale > 0 ? normed[h] * scale : 0;
     features[hidden] = 1;
     if (early->k == 0)
         return;
@@ -228,7 +231,9 @@ static void chosen_fill(coterie_early_t *early, uint32_t row,
     for (size_t i = 0; i < k; i++) {
         bool known = rows->experts != NULL && rows->weights != NULL &&
                      rows->experts[first + i] >= 0 &&
-                     (uint32_t)rows->experts[first + i] < early->expert_count;
+                     (uint32_t)rows->experts[first + i] <
+                         early->expert_count &&
+                     isfinite(rows->weights[first + i]);
 
         early->chosen[first + i] = known ? rows->experts[first + i] : -1;
         early->shares[first + i] = known ? rows->weights[first + i] : 0;

@@ -80,17 +80,22 @@ Test(early, survives_scores_that_are_no_numbers)
 {
     coterie_early_t *early = early_of(1);
     const int32_t zero = 0;
-    const float nothing[2] = {NAN, 0};
-    const int32_t wrong[2] = {EXPERTS, -1};
+    const float nothing[2] = {NAN, NAN};
+    const int32_t wrong[2] = {EXPERTS, 0};
     const coterie_early_rows_t rows = {1, 1, &zero, &zero, wrong, nothing};
     float normed[HIDDEN] = {INFINITY, 1}, scores[EXPERTS] = {1, 2};
+    float first = 0, last = 0;
 
     coterie_early_correct(early, &rows, normed, scores);
     cr_expect(eq(flt, 2, scores[1]));
     scores[1] = NAN;
     coterie_early_learn(early, &rows, scores);
-    for (int i = 0; i < STEPS; i++)
-        step_run(early, 1, true);
+    experts_told = true;
+    for (int i = 0; i < STEPS; i++) {
+        last = step_run(early, 1, true);
+        first = i == 0 ? last : first;
+    }
+    cr_expect(lt(flt, last, first / 2), "%g %g", (double)last, (double)first);
     normed[0] = 1;
     scores[1] = 2;
     coterie_early_correct(early, &rows, normed, scores);
