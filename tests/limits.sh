@@ -6,8 +6,13 @@
 # Environment (see tests/local.mk): COTERIE_COMMAND, COTERIE_EXAMPLES.
 set -eu
 if [ "${1:-}" != inside ]; then
-    if ! unshare -rm mount -t tmpfs none /tmp 2>/dev/null; then
+    if ! unshare -rm mount -t tmpfs none /sys/fs/cgroup 2>/dev/null; then
         echo "skipped: no mounts of one's own here"
+        exit 77
+    fi
+    # a group of version 2, or of memory
+    if ! grep -Eq '^[0-9]+:(([^:]*,)?memory(,[^:]*)?)?:' /proc/self/cgroup; then
+        echo "skipped: no control group of memory here"
         exit 77
     fi
     exec unshare -rm "$0" inside
