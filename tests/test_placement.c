@@ -195,6 +195,40 @@ Test(placement, for_another_model_is_told_apart)
     coterie_placement_destroy(placement);
 }
 
+Test(placement, without_a_rank_keeps_the_others_and_spreads_its_experts)
+{
+    static const uint8_t active[] = {1, 0, 1};
+    static const uint16_t ranks[] = {0, 0, 0, 2, 2, 2};
+    static const int16_t experts[] = {0, 1, 2, 4, 5, 3, 0, 1, 2, 4, 5, 3};
+    coterie_placement_options_t options = COTERIE_PLACEMENT_OPTIONS_INIT, view;
+    coterie_placement_t *whole, *left = NULL;
+
+    options.layer_count = 2;
+    options.expert_count = 6;
+    options.rank_count = 3;
+    whole = make(&options);
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_placement_without(whole, active, &left)));
+    coterie_placement_view(left, &view);
+    cr_assert(eq(u32, view.slot_count, 6));
+    cr_expect(zero(int, memcmp(view.slot_rank, ranks, sizeof(ranks))));
+    cr_expect(zero(int, memcmp(view.slot_expert, experts, sizeof(experts))));
+    coterie_placement_destroy(left);
+    coterie_placement_destroy(whole);
+}
+
+Test(placement, without_any_rank_is_refused)
+{
+    static const uint8_t active[] = {0, 0};
+    const coterie_placement_options_t options = replica_options();
+    coterie_placement_t *whole = make(&options), *left = NULL;
+
+    cr_expect(eq(int, COTERIE_ERR_INVALID,
+                 coterie_placement_without(whole, active, &left)));
+    cr_expect(zero(ptr, left));
+    coterie_placement_destroy(whole);
+}
+
 Test(placement, destroy_accepts_null)
 {
     coterie_placement_destroy(NULL);

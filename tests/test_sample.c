@@ -1,3 +1,5 @@
+#include "config.h"
+
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
@@ -5,7 +7,13 @@
 
 #include "placement/sample.h"
 
-enum { SEQUENCES = 10, EACH = 40, TOKENS = SEQUENCES * EACH, LAYERS = 2, K = 2 };
+enum {
+    SEQUENCES = 10,
+    EACH = 40,
+    TOKENS = SEQUENCES * EACH,
+    LAYERS = 2,
+    K = 2
+};
 
 /* Experts tell where a token came from: its sequence and, in the second
  * layer, its place in it. */

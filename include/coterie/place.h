@@ -110,8 +110,8 @@ typedef struct coterie_place_report {
      * give the same placement. (Bounds may differ all the same.) */
     uint32_t cut;
     uint32_t seed; /**< as given */
-    /** Held tokens that held_cost, held_copies and held_load are about: all, or a sample
-     * where these would take more than the time limit leaves for them. */
+    /** Held tokens that held_cost, held_copies and held_load are about: all,
+     * or a sample where these would take more than the time limit leaves. */
     uint64_t held_tokens;
 } coterie_place_report_t;
 

@@ -47,9 +47,13 @@ COTERIE_API coterie_status_t coterie_placement_create(
     const coterie_placement_options_t *options,
     coterie_placement_t **placement_p);
 
-/** Without lost ranks (active[rank_count], 0 = lost; else 1), which then have no
- * slot. The others keep what they hold, in order; experts that none of them
- * holds go where fewest are, layer by layer. The same on every rank. */
+/** Without lost ranks, which then have no slot. The others keep what they hold,
+ * in order; experts that none of them holds go where fewest are, layer by
+ * layer. The same on every rank.
+ *
+ * @param active       [rank_count]: 0: lost, else 1
+ * @param placement_p  set on success only; the caller destroys it
+ * @return ERR_INVALID if all are lost; ERR_NO_MEMORY */
 COTERIE_API coterie_status_t coterie_placement_without(
     const coterie_placement_t *placement, const uint8_t *active,
     coterie_placement_t **placement_p);
