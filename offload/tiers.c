@@ -11,7 +11,8 @@ static coterie_status_t guest_take(coterie_tiers_t *tiers,
                                    const void **record_p);
 static void guest_describe(coterie_tiers_t *tiers, char *text, size_t size);
 static void banks_count(coterie_tiers_t *tiers, uint32_t count);
-static void lease_end(coterie_tiers_t *tiers, uint32_t item, uint32_t rows);
+static void lease_end(coterie_tiers_t *tiers, uint32_t ordinal,
+                      uint32_t rows);
 static void use(coterie_tiers_t *tiers, uint32_t item);
 static void want_one(coterie_tiers_t *tiers, uint32_t item);
 static bool take_one(coterie_tiers_t *tiers, coterie_items_t items,

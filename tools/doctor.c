@@ -14,7 +14,7 @@
 enum {
     LINE_SIZE = 1024,
     LARGE_RECORD = 1 << 20, /* bytes; smaller ones are never read fast */
-    DRIVES = 16             /* files that a store may have, and more */
+    DRIVES = 16             /* as many files as a store may have */
 };
 
 typedef struct doctor_options {

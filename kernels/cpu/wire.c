@@ -18,7 +18,7 @@
 
 enum {
     SUM_BLOCK = 1024, /* of a sum: stays in the nearest cache */
-    STAGED = 512,    /* elements on their way past the caches: likewise */
+    STAGED = 512,     /* elements on their way past the caches: likewise */
     LINE = 64
 };
 
