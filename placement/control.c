@@ -33,7 +33,7 @@ coterie_status_t coterie_placing_control(const coterie_placing_t *p,
                                          coterie_place_report_t *report)
 {
     coterie_trace_view_t held;
-    uint64_t length;
+    uint64_t length, most;
     double sum = 0, squares = 0, mean;
     coterie_status_t status = COTERIE_OK;
 
@@ -41,13 +41,16 @@ coterie_status_t coterie_placing_control(const coterie_placing_t *p,
     length = held.token_count / BLOCKS;
     if (length < BLOCK_LEAST || p->options.rank_count == 1)
         return COTERIE_OK;
+    most = coterie_placing_afford(p, COTERIE_REPORT_SHARE,
+                                  COTERIE_REPORT_PASSES) / BLOCKS;
+    most = most < BLOCK_LEAST ? BLOCK_LEAST
+           : most < BLOCK_MOST ? most : BLOCK_MOST;
     for (uint64_t b = 0; status == COTERIE_OK && b < BLOCKS; b++) {
         coterie_trace_t *block = NULL;
         coterie_trace_view_t view;
         double gain = 0;
         status = coterie_sample_slice(&held, b * length,
-                                       length < BLOCK_MOST ? length
-                                                           : BLOCK_MOST,
+                                       length < most ? length : most,
                                        &block);
         if (status == COTERIE_OK) {
             coterie_trace_view(block, &view);

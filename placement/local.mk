@@ -49,8 +49,9 @@ libcoterie_place_la_SOURCES = placement/affinity.c placement/affinity.h \
 	placement/solve/parallel.c placement/solve/parallel.h \
 	placement/solve/pricing.c placement/solve/problem.c \
 	placement/solve/problem.h placement/solve/relabel.c \
-	placement/solve/relabel.h placement/solve/search.c placement/solve/search.h \
-	placement/solve/semidefinite.c \
+	placement/solve/relabel.h placement/solve/rotation.c \
+	placement/solve/rotation.h placement/solve/search.c \
+	placement/solve/search.h placement/solve/semidefinite.c \
 	placement/solve/solve.c placement/solve/solver.h placement/solve/subsets.c
 libcoterie_place_la_SOURCES += placement/moves.c placement/replace.c \
 	placement/replacing.c placement/replacing.h placement/trail.c \

@@ -39,6 +39,50 @@ static double number(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
+/* Into Coterie's own format, which says all, and so the same again. */
+static void expect_rewritten(const char *name)
+{
+    json_t *before, *after;
+    json_error_t error;
+    called_t called;
+
+    command_call(&called, "convert '%s' --force -o '%s'", file_path(name),
+                 file_path("c.json"));
+    cr_expect(zero(int, called.code), "%s", called.err);
+    called_free(&called);
+    before = json_load_file(file_path(name), 0, &error);
+    after = json_load_file(file_path("c.json"), 0, &error);
+    cr_expect(eq(int, json_equal(before, after), 1), "%s", name);
+    json_decref(before);
+    json_decref(after);
+}
+
+/* What placed t.npy as p.json can be bettered and rewritten. */
+static void expect_goes_on(void)
+{
+    json_t *report = command_json(
+        "replace '%s' '%s' --time-limit 1 --force -o '%s' --json",
+        file_path("p.json"), file_path("t.npy"), file_path("n.json"));
+
+    cr_expect(le(dbl, number(report, "train_copies"),
+                 number(report, "train_copies_before") + 1e-9));
+    json_decref(report);
+    expect_rewritten("p.json");
+    expect_rewritten("n.json");
+}
+
+static void expect_placed(uint32_t spare)
+{
+    json_t *report = command_json(
+        "place '%s' --ranks 2 --spare %u --load-cap 1.1 --time-limit 1 "
+        "--force -o '%s' --json", file_path("t.npy"), spare,
+        file_path("p.json"));
+
+    cr_expect(le(dbl, number(report, "bound"), number(report, "cost") + 1e-9));
+    json_decref(report);
+    expect_goes_on();
+}
+
 Test(place_command, an_interrupt_leaves_the_best_so_far)
 {
     char line[4096];
@@ -110,38 +154,65 @@ Test(place_command, takes_traces_with_hardly_anything_in_them)
 {
     static const struct {
         uint64_t layers, experts, tokens;
-    } shapes[] = {{1, 8, 40}, {3, 1, 40}, {3, 8, 1}, {1, 1, 1}};
+    } shapes[] = {{1, 8, 40}, {3, 8, 1}, {3, 1, 40}, {1, 1, 1}};
 
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
-        json_t *report;
         const uint64_t shape[] = {shapes[i].tokens, shapes[i].layers, 1, 0};
         int16_t ids[3 * 40];
         for (size_t t = 0; t < 3 * 40; t++)
             ids[t] = (int16_t)(t * 5 % shapes[i].experts);
         array_put("t.npy", "i2", shape, ids);
-        report = command_json("place '%s' --ranks 2 --load-cap 1.1 "
-                              "--time-limit 1 --force -o '%s' --json",
-                              file_path("t.npy"), file_path("p.json"));
-        cr_expect(le(dbl, number(report, "bound"),
-                     number(report, "cost") + 1e-9));
-        json_decref(report);
+        expect_placed(0);
+        if (shapes[i].experts > 1)
+            expect_placed(1);
     }
+    expect_refused(1, "spare", "place '%s' --ranks 2 --spare 1 -o '%s'",
+                   file_path("t.npy"), file_path("q.json"));
+    cr_expect(zero(ptr, fopen(file_path("q.json"), "r")));
 }
 
 Test(place_command, places_experts_that_nobody_uses_and_tokens_all_alike)
 {
     const uint64_t shape[] = {50, 2, 2, 0};
     int16_t ids[50 * 2 * 2];
-    json_t *report;
 
     for (int i = 0; i < 200; i++)
         ids[i] = (int16_t)(i % 2); /* of eight, two are ever chosen */
     array_put("t.npy", "i2", shape, ids);
-    report = command_json("place '%s' --ranks 4 --experts 8 --spare 1 "
-                          "--time-limit 1 -o '%s' --json",
-                          file_path("t.npy"), file_path("p.json"));
-    cr_expect(zero(dbl, number(report, "cost"))); /* the two share a rank */
-    json_decref(report);
+    for (uint32_t spare = 0; spare < 2; spare++) {
+        json_t *report = command_json(
+            "place '%s' --ranks 4 --experts 8 --spare %u --time-limit 1 "
+            "--force -o '%s' --json", file_path("t.npy"), spare,
+            file_path("p.json"));
+        cr_expect(zero(dbl, number(report, "cost"))); /* they share a rank */
+        json_decref(report);
+        expect_goes_on();
+    }
+}
+
+Test(place_command, takes_loads_with_hardly_anything_in_them)
+{
+    static const struct {
+        uint64_t layers, experts;
+        double load; /* of the first expert; others have none */
+    } shapes[] = {{1, 8, 5}, {3, 8, 0}, {2, 1, 7}, {1, 1, 0}};
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (uint32_t spare = 0; spare < 2 && spare < shapes[i].experts;
+             spare++) {
+            const uint64_t shape[] = {shapes[i].layers, shapes[i].experts, 0};
+            const double load[3 * 8] = {shapes[i].load};
+            json_t *report;
+            array_put("l.npy", "f8", shape, load);
+            report = command_json(
+                "place '%s' --loads --ranks 2 --spare %u --load-cap 1.1 "
+                "--force -o '%s' --json", file_path("l.npy"), spare,
+                file_path("p.json"));
+            cr_expect(le(dbl, number(report, "load"),
+                         number(report, "load_in_order") + 1e-9));
+            json_decref(report);
+            expect_rewritten("p.json");
+        }
 }
 
 Test(place_command, tells_run_which_experts_to_begin_with)

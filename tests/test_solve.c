@@ -7,8 +7,10 @@
 #include "placement/solve/eigen.h"
 #include "placement/solve/layer.h"
 #include "placement/solve/master.h"
+#include "placement/solve/matching.h"
 #include "placement/solve/parallel.h"
 #include "placement/solve/relabel.h"
+#include "placement/solve/rotation.h"
 
 enum { SIDES = 40, LAYERS = 4, EXPERTS = 12, CELLS = EXPERTS * EXPERTS };
 
@@ -49,6 +51,12 @@ static coterie_problem_t following(const uint16_t *rank_of, float *seam,
         .layer_count = LAYERS, .expert_count = EXPERTS, .rank_count = 4,
         .node_count = 2, .network_cost = 8, .capacity = capacity,
         .seam = seam, .load = load, .tolerance = 1e-6};
+}
+
+static void seams_draw(float *seam, coterie_search_t *random)
+{
+    for (uint32_t i = 0; i < (LAYERS - 1) * CELLS; i++)
+        seam[i] = (float)coterie_search_below(random, 50);
 }
 
 /* One column for each rank, of three of the experts in every layer. */
@@ -216,8 +224,7 @@ Test(solve, tells_a_swaps_gain_as_the_cost_does)
     for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
         rank_of[i] = i % 4;
     problem = following(rank_of, seam, load, capacity);
-    for (uint32_t i = 0; i < (LAYERS - 1) * CELLS; i++)
-        seam[i] = coterie_search_below(&random, 50);
+    seams_draw(seam, &random);
     for (uint32_t i = 0; i < LAYERS * CELLS; i++) {
         uint32_t e = i % CELLS / EXPERTS, f = i % EXPERTS;
         pair[i] = e == f ? 0 : e * f % 7;
@@ -235,6 +242,91 @@ Test(solve, tells_a_swaps_gain_as_the_cost_does)
                              before - coterie_problem_cost(&problem, rank_of),
                              1e-3));
     }
+    coterie_layer_close(&layer);
+}
+
+/* Of an assignment of experts to slots, which is exact. */
+static double most_pull(const coterie_layer_t *layer, const uint16_t *slot)
+{
+    uint32_t ranks = layer->problem->rank_count, match[EXPERTS];
+    float weight[CELLS];
+    double sum = 0;
+
+    for (uint32_t i = 0; i < CELLS; i++)
+        weight[i] = layer->pull[i / EXPERTS * ranks + slot[i % EXPERTS]];
+    cr_assert(eq(int, COTERIE_OK, coterie_match(weight, EXPERTS, match)));
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        sum += weight[e * EXPERTS + match[e]];
+    return sum;
+}
+
+Test(solve, rotations_leave_a_layer_at_its_best_between_its_neighbours)
+{
+    static const uint32_t capacity[] = {4, 3, 3, 2};
+    static const uint16_t slot[] = {0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3};
+    uint16_t rank_of[LAYERS * EXPERTS] = {0};
+    float seam[(LAYERS - 1) * CELLS];
+    uint64_t load[LAYERS * EXPERTS];
+    coterie_search_t random = {.random = 7};
+    coterie_problem_t problem = following(rank_of, seam, load, capacity);
+    coterie_layer_t layer;
+    coterie_rotation_t rotation;
+
+    cr_assert(eq(int, COTERIE_OK, coterie_layer_open(&layer, &problem)));
+    cr_assert(eq(int, COTERIE_OK, coterie_rotation_open(&rotation, 4)));
+    for (uint32_t round = 0; round < 200; round++) {
+        double sum = 0;
+        for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
+            rank_of[i] = slot[i % EXPERTS];
+        seams_draw(seam, &random);
+        coterie_problem_measure(&problem);
+        coterie_layer_enter(&layer, rank_of, round % LAYERS);
+        coterie_rotation_descend(&rotation, &layer);
+        cr_expect(coterie_problem_legal(&problem, rank_of));
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            sum += layer.pull[e * 4 + layer.rank_of[e]];
+        cr_expect(epsilon_eq(dbl, sum, most_pull(&layer, slot), 1e-2));
+    }
+    coterie_rotation_close(&rotation);
+    coterie_layer_close(&layer);
+}
+
+Test(solve, rotations_keep_to_load_limits)
+{
+    static const uint32_t capacity[] = {3, 3, 3, 3};
+    uint16_t rank_of[LAYERS * EXPERTS] = {0};
+    float seam[(LAYERS - 1) * CELLS];
+    uint64_t load[LAYERS * EXPERTS], load_max[LAYERS] = {0};
+    coterie_search_t random = {.random = 8};
+    coterie_problem_t problem = following(rank_of, seam, load, capacity);
+    coterie_layer_t layer;
+    coterie_rotation_t rotation;
+
+    problem.load_max = load_max;
+    cr_assert(eq(int, COTERIE_OK, coterie_layer_open(&layer, &problem)));
+    cr_assert(eq(int, COTERIE_OK, coterie_rotation_open(&rotation, 4)));
+    for (uint32_t round = 0; round < 200; round++) {
+        uint32_t l = round % LAYERS;
+        double before;
+        for (uint32_t i = 0; i < LAYERS * EXPERTS; i++) {
+            rank_of[i] = i % 4;
+            load[i] = coterie_search_below(&random, 10);
+        }
+        seams_draw(seam, &random);
+        for (uint32_t i = 0; i < LAYERS; i++)
+            load_max[i] = 3 * 10;
+        coterie_layer_enter(&layer, rank_of, l);
+        load_max[l] = 0; /* what its fullest rank has */
+        for (uint32_t r = 0; r < 4; r++)
+            if (layer.rank_load[r] > load_max[l])
+                load_max[l] = layer.rank_load[r];
+        layer.load_max = load_max[l];
+        before = coterie_problem_cost(&problem, rank_of);
+        coterie_rotation_descend(&rotation, &layer);
+        cr_expect(coterie_problem_legal(&problem, rank_of));
+        cr_expect(le(dbl, coterie_problem_cost(&problem, rank_of), before));
+    }
+    coterie_rotation_close(&rotation);
     coterie_layer_close(&layer);
 }
 

@@ -8,6 +8,7 @@
 #include "placement/solve/layer.h"
 #include "placement/solve/parallel.h"
 #include "placement/solve/relabel.h"
+#include "placement/solve/rotation.h"
 #include "placement/solve/solver.h"
 
 /* Annealed swaps, layer by layer: even layers at once, their neighbours
@@ -27,12 +28,16 @@ enum {
     RELABEL_EVERY = 20,  /* sweeps */
     DESCENTS_MOST = 100, /* sweeps after a round that only take gains */
     SAMPLE = 1024,       /* swaps that say what an average loss is */
+    ROTATE_RANKS = 256,  /* beyond, cycles of ranks take too long to find */
     THREAD_LEAST = 1 << 20, /* cells of all seams: fewer are not worth one */
     CELLS_BLIND = 1 << 21   /* of seams, between looks at the clock */
 };
 
 /* Of the time: where a proof may come of the rest, and where not. */
-static const double SHARE_PROOF = 0.3, SHARE_ALONE = 0.9;
+static const double SHARE_PROOF = 0.3, SHARE_ALONE = 0.7;
+
+/* Of the sweeps that there is time for, as many more that only take gains. */
+static const double DESCENTS_SHARE = 0.4;
 
 /* What a sweep may take, by a low guess, so that the number of sweeps follows
  * from the time limit, not from the clock. */
@@ -53,6 +58,7 @@ typedef struct anneal {
     uint16_t *rank_of;
     coterie_parallel_t parallel;
     coterie_layer_t *layers; /* [thread]: that each is in */
+    coterie_rotation_t *rotations; /* [thread]; or NULL: swaps only */
     coterie_relabel_t relabel;
     double heat, toll; /* now; no heat: gains only */
     uint64_t seed;     /* of this sweep */
@@ -63,6 +69,7 @@ typedef struct schedule {
     double heat, toll; /* at first, in the objective's unit */
     double seconds;
     uint32_t sweeps;
+    uint32_t descents; /* sweeps after them, at most */
 } schedule_t;
 
 static int anneal_applies(const coterie_problem_t *problem, double seconds);
@@ -70,12 +77,13 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
                                      coterie_search_t *search,
                                      coterie_solution_t *solution);
 static coterie_status_t anneal_open(anneal_t *a);
+static coterie_status_t rotations_open(anneal_t *a);
 static void anneal_close(anneal_t *a);
 static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule);
 static double average_loss(anneal_t *a);
 static double average_load(const coterie_problem_t *problem);
 static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule);
-static coterie_status_t anneal_end(anneal_t *a, double toll);
+static coterie_status_t anneal_end(anneal_t *a, const schedule_t *schedule);
 static void sweep(anneal_t *a);
 static void layer_work(void *arg, uint32_t thread, uint32_t index);
 static uint32_t layers_repair(anneal_t *a);
@@ -104,7 +112,7 @@ static coterie_status_t anneal_solve(const coterie_problem_t *problem,
     for (uint32_t round = 0; round < rounds && !search->stopped; round++) {
         status = anneal_round(&a, &schedule);
         if (status == COTERIE_OK)
-            status = anneal_end(&a, schedule.toll);
+            status = anneal_end(&a, &schedule);
         if (status != COTERIE_OK)
             break;
         coterie_solution_offer(problem, solution, a.rank_of,
@@ -135,6 +143,24 @@ static coterie_status_t anneal_open(anneal_t *a)
     for (uint32_t t = 0;
          status == COTERIE_OK && t < a->parallel.thread_count; t++)
         status = coterie_layer_open(&a->layers[t], p);
+    if (status == COTERIE_OK && p->pair == NULL &&
+        p->rank_count <= ROTATE_RANKS)
+        status = rotations_open(a);
+    return status;
+}
+
+static coterie_status_t rotations_open(anneal_t *a)
+{
+    uint32_t threads = a->parallel.thread_count;
+    coterie_status_t status = COTERIE_OK;
+
+    a->rotations = calloc(threads, sizeof(*a->rotations));
+    if (a->rotations == NULL)
+        return coterie_fail_memory(threads * sizeof(*a->rotations),
+                                   "changes of ranks");
+    for (uint32_t t = 0; status == COTERIE_OK && t < threads; t++)
+        status = coterie_rotation_open(&a->rotations[t],
+                                       a->problem->rank_count);
     return status;
 }
 
@@ -142,8 +168,12 @@ static void anneal_close(anneal_t *a)
 {
     for (uint32_t t = 0; a->layers != NULL && t < a->parallel.thread_count; t++)
         coterie_layer_close(&a->layers[t]);
+    for (uint32_t t = 0;
+         a->rotations != NULL && t < a->parallel.thread_count; t++)
+        coterie_rotation_close(&a->rotations[t]);
     coterie_relabel_close(&a->relabel);
     free(a->layers);
+    free(a->rotations);
     free(a->rank_of);
 }
 
@@ -167,6 +197,8 @@ static uint32_t schedule_plan(anneal_t *a, schedule_t *schedule)
     schedule->heat = HEAT * loss;
     schedule->toll = TOLL * loss / average_load(p);
     schedule->sweeps = fmin(full, sweeps / rounds) + 1;
+    schedule->descents =
+        fmin(DESCENTS_MOST, sweeps * DESCENTS_SHARE / rounds) + 1;
     /* if sweeps take longer than thought: cut off while hot, a round finds
      * nothing */
     schedule->seconds = share * coterie_search_left(a->search) / rounds;
@@ -232,17 +264,18 @@ static coterie_status_t anneal_round(anneal_t *a, const schedule_t *schedule)
     return status;
 }
 
-/* From a cooled placement to a legal one that no swap betters. */
-static coterie_status_t anneal_end(anneal_t *a, double toll)
+/* From a cooled placement to a legal one that no swap betters and, without
+ * pairs and a limit, no other choice of one layer either. */
+static coterie_status_t anneal_end(anneal_t *a, const schedule_t *schedule)
 {
     double before = INFINITY, cost = 0;
     coterie_status_t status = coterie_relabel_seams(&a->relabel, a->rank_of);
 
     a->heat = 0;
-    a->toll = toll;
+    a->toll = schedule->toll;
     layers_repair(a);
     a->toll = INFINITY;
-    for (uint32_t i = 0; status == COTERIE_OK && i < DESCENTS_MOST; i++) {
+    for (uint32_t i = 0; status == COTERIE_OK && i < schedule->descents; i++) {
         cost = coterie_problem_cost(a->problem, a->rank_of);
         if (cost >= before - a->problem->tolerance ||
             coterie_search_over(a->search, a->solution))
@@ -272,12 +305,15 @@ static void layer_work(void *arg, uint32_t thread, uint32_t index)
     coterie_layer_enter(layer, a->rank_of, l);
     layer->random = a->seed + ((uint64_t)l << 40);
     layer->toll = a->toll;
-    if (a->heat > 0)
+    if (a->heat > 0) {
         coterie_layer_anneal(layer,
                              (uint64_t)TRIES_EACH * a->problem->expert_count,
                              a->heat);
-    else
-        coterie_layer_descend(layer);
+        return;
+    }
+    coterie_layer_descend(layer);
+    if (a->rotations != NULL)
+        coterie_rotation_descend(&a->rotations[thread], layer);
 }
 
 /* Brings every layer within its limit: by the swaps that cost least for the

@@ -21,7 +21,6 @@ static void pull_behind(coterie_layer_t *layer, const float *seam,
 static void pull_ahead(coterie_layer_t *layer, const float *seam,
                        const uint16_t *rank_of);
 static void pull_network(coterie_layer_t *layer);
-static double pull_noise(const coterie_layer_t *layer);
 
 coterie_status_t coterie_layer_open(coterie_layer_t *layer,
                                     const coterie_problem_t *problem)
@@ -127,7 +126,7 @@ void coterie_layer_anneal(coterie_layer_t *layer, uint64_t count, double heat)
 void coterie_layer_descend(coterie_layer_t *layer)
 {
     uint32_t experts = layer->problem->expert_count, idle = 0;
-    double least = fmax(layer->problem->tolerance, pull_noise(layer));
+    double least = coterie_layer_noise(layer);
 
     for (uint32_t a = 0; idle < experts; a = (a + 1) % experts) {
         coterie_swap_t best = {a, a};
@@ -145,6 +144,17 @@ void coterie_layer_descend(coterie_layer_t *layer)
         coterie_layer_swap(layer, best);
         idle = 0;
     }
+}
+
+double coterie_layer_noise(const coterie_layer_t *layer)
+{
+    const coterie_problem_t *p = layer->problem;
+    size_t count = (size_t)p->expert_count * p->rank_count;
+    float most = 0;
+
+    for (size_t i = 0; i < count; i++)
+        most = fmaxf(most, fabsf(layer->pull[i]));
+    return fmax(p->tolerance, NOISE * FLT_EPSILON * most);
 }
 
 void coterie_layer_close(coterie_layer_t *layer)
@@ -299,17 +309,4 @@ static void pull_network(coterie_layer_t *layer)
         for (uint32_t r = 0; r < size; r++)
             *pull++ += sum * (p->network_cost - 1);
     }
-}
-
-/* What rounding can make of a swap that saves nothing: two that undo each
- * other must not both seem to save something. */
-static double pull_noise(const coterie_layer_t *layer)
-{
-    const coterie_problem_t *p = layer->problem;
-    size_t count = (size_t)p->expert_count * p->rank_count;
-    float most = 0;
-
-    for (size_t i = 0; i < count; i++)
-        most = fmaxf(most, fabsf(layer->pull[i]));
-    return NOISE * FLT_EPSILON * most;
 }

@@ -51,6 +51,10 @@ void coterie_layer_anneal(coterie_layer_t *layer, uint64_t count, double heat);
 /* Makes swaps, the best at hand, until none saves anything. */
 void coterie_layer_descend(coterie_layer_t *layer);
 
+/* What rounding can make of a change that saves nothing: two that undo each
+ * other must not both seem to save something. */
+double coterie_layer_noise(const coterie_layer_t *layer);
+
 /* Accepts a zeroed layer. */
 void coterie_layer_close(coterie_layer_t *layer);
 
