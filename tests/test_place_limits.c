@@ -118,6 +118,7 @@ Test(place_limits, gains_by_replicas_under_a_cap_where_a_network_is_dear)
         coterie_place_report_t report = COTERIE_PLACE_REPORT_INIT;
         coterie_placement_t *placement = NULL;
 
+        options.time_limit_s = 2; /* a busy machine shall not cut it short */
         options.node_count = 2;
         options.network_cost = 64;
         options.spare = 1;
