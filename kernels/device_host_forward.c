@@ -48,7 +48,7 @@ void coterie_forward_send(const coterie_gpu_dispatch_t *d, uint32_t i)
             if (to == rank->rank)
                 rank->number[row] = coterie_row_write(
                     d, rank, rows, row, COTERIE_GPU_DISPATCH, to);
-            else if (route->next_owner == rank->rank &&
+            else if (d->mends && route->next_owner == rank->rank &&
                      !coterie_gpu_set_has(coterie_gpu_holders(rows, row), to))
                 (void)coterie_row_write(d, rank, rows, row, COTERIE_GPU_LATE,
                                         to);

@@ -5,7 +5,10 @@
 
 #include "kernels/device_host_messages.h"
 
-enum { NAP_NS = 50000 };
+enum {
+    NAP_NS = 50000,
+    AHEAD_MAX = 1 /* messages, that a sender may be ahead of who reads */
+};
 
 static uint64_t now_ns(void);
 
@@ -43,7 +46,7 @@ uint32_t coterie_message_await(const coterie_gpu_dispatch_t *d,
     if (!coterie_gpu_comes(d, rank, parcel, from))
         return 0;
     while (coterie_gpu_flags(d, rank, parcel, from) &&
-           (int32_t)(__atomic_load_n(flag, __ATOMIC_ACQUIRE) - sequence) < 0) {
+           __atomic_load_n(flag, __ATOMIC_ACQUIRE) - sequence > AHEAD_MAX) {
         if (rank->counts->late != 0 ||
             now_ns() - start >= d->deadline_ns) {
             if (rank->counts->late == 0)

@@ -34,7 +34,9 @@ void coterie_rows_count(const coterie_gpu_dispatch_t *d,
                         coterie_gpu_parcel_t parcel, uint32_t to,
                         uint32_t rows);
 
-/* Its rows; none of a rank that is late. Once one was, nobody waits. */
+/* Its rows; none of a rank that is late. Once one was, nobody waits. A flag
+ * that is further ahead than a sender can be is of another epoch, or of who has
+ * given up waiting, and whose message is not there any more. */
 uint32_t coterie_message_await(const coterie_gpu_dispatch_t *d,
                                const coterie_gpu_rank_t *rank,
                                coterie_gpu_parcel_t parcel, uint32_t from);

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,10 +119,10 @@ coterie_status_t coterie_dispatcher_set_placement(
 
     coterie_placement_view(d->options.placement, &view);
     options.placement = placement;
-    status = coterie_placement_check(placement, view.layer_count,
-                                     view.expert_count, view.rank_count);
+    status = options_check(&options);
     if (status == COTERIE_OK)
-        status = options_check(&options);
+        status = coterie_placement_check(placement, view.layer_count,
+                                         view.expert_count, view.rank_count);
     if (status == COTERIE_OK)
         status = d->fabric->ops->drain(d->fabric, d->options.deadline_ms);
     if (status != COTERIE_OK)
@@ -336,13 +337,14 @@ static coterie_status_t driven_find(const coterie_dispatcher_t *d,
     return COTERIE_OK;
 }
 
-/* Sequence numbers go on where no earlier message can have been, however far
- * each of the ranks had come. */
+/* Sequence numbers go on where they are the same for all, however far each of
+ * the ranks had come: past those of the epoch before, or, after more messages
+ * than that has numbers, far behind them, where no flag is of before. */
 static coterie_status_t epoch_begin(coterie_dispatcher_t *d, uint32_t i)
 {
     const coterie_device_ops_t *ops = d->device->ops;
     const coterie_gpu_rank_t *rank = &d->ranks[i];
-    const uint32_t none[2] = {0, 0};
+    static const coterie_gpu_counts_t none;
     uint32_t sequence[COTERIE_GPU_PARCELS];
     coterie_status_t status;
 
@@ -350,9 +352,11 @@ static coterie_status_t epoch_begin(coterie_dispatcher_t *d, uint32_t i)
         sequence[p] = d->epoch << EPOCH_BITS;
     status = ops->copy(d->device, COTERIE_STREAM_COMPUTE, rank->sequence,
                        sequence, sizeof(sequence));
-    if (status == COTERIE_OK) /* overflows and late follow each other */
-        status = ops->copy(d->device, COTERIE_STREAM_COMPUTE,
-                           &rank->counts->overflows, none, sizeof(none));
+    if (status == COTERIE_OK) /* and what follows: all that check judges */
+        status = ops->copy(
+            d->device, COTERIE_STREAM_COMPUTE, &rank->counts->disagreed,
+            &none.disagreed,
+            sizeof(none) - offsetof(coterie_gpu_counts_t, disagreed));
     if (status == COTERIE_OK)
         status = ops->wait(d->device, COTERIE_STREAM_COMPUTE);
     return status;

@@ -11,10 +11,20 @@
 
 #include <coterie/coterie.h>
 
+#include "runtime/dispatcher.h"
 #include "tests/fake_nccl.h"
 #include "tests/models.h"
 
-enum { RANKS = 4, LAYERS = 8, EXPERTS = 16, K = 2, ROWS = 40, LONG_MS = 30000 };
+enum {
+    RANKS = 4,
+    LAYERS = 8,
+    EXPERTS = 16,
+    K = 2,
+    ROWS = 40,
+    LONG_MS = 30000,
+    SHORT_MS = 60,
+    FAR = 5 << 24 /* messages, as after hours */
+};
 
 /* One rank's rows: the input of every layer, and the last one's output. */
 typedef struct rows {
@@ -31,7 +41,13 @@ typedef struct rank {
     uint32_t index;
     coterie_nccl_calls_t calls;
     coterie_nccl_options_t options;
-    rows_t out;
+    coterie_device_t *device;
+    coterie_fabric_t *fabric;
+    coterie_dispatcher_t *dispatcher;
+    coterie_placement_t *left; /* what it goes on with, if a rank is lost */
+    coterie_bank_t *bank;
+    float *norm;
+    rows_t out, spare;
     coterie_device_counts_t counts;
 } rank_t;
 
@@ -39,6 +55,9 @@ static coterie_model_t *model;
 static coterie_placement_t *placement;
 static coterie_model_config_t config = {.size = sizeof(config)};
 static uint32_t mode, predicted_k; /* 0 or K */
+static const uint8_t survivors[RANKS] = {1, 0, 1, 1};
+static pthread_barrier_t together; /* of these */
+static pthread_barrier_t over;     /* of all */
 
 static void setup(void)
 {
@@ -150,13 +169,14 @@ static coterie_dispatcher_t *dispatcher_open(coterie_fabric_t *fabric,
     return dispatcher;
 }
 
-static coterie_bank_t *bank_open(uint32_t rank, coterie_device_t *device,
+static coterie_bank_t *bank_open(const coterie_placement_t *held,
+                                 uint32_t rank, coterie_device_t *device,
                                  coterie_dispatcher_t *dispatcher)
 {
     coterie_bank_t *bank = NULL;
 
     cr_assert(eq(int, COTERIE_OK,
-                 coterie_bank_create(model, placement, rank, &bank)));
+                 coterie_bank_create(model, held, rank, &bank)));
     cr_assert(eq(int, COTERIE_OK,
                  coterie_bank_move(bank, device, RANKS * ROWS, K)));
     cr_assert(eq(int, COTERIE_OK,
@@ -237,7 +257,7 @@ static void local_run(rows_t *rows)
                  coterie_fabric_open_local(RANKS, device, &fabric)));
     dispatcher = dispatcher_open(fabric, norm);
     for (uint32_t r = 0; r < RANKS; r++) {
-        banks[r] = bank_open(r, device, dispatcher);
+        banks[r] = bank_open(placement, r, device, dispatcher);
         rows[r] = rows_new();
         spare[r] = rows_new();
         rows_begin(r, &rows[r]);
@@ -253,51 +273,63 @@ static void local_run(rows_t *rows)
     free(norm);
 }
 
+static void rank_open(rank_t *self)
+{
+    fake_nccl_gpu = (unsigned char)self->index;
+    self->norm = norm_new();
+    self->out = rows_new();
+    self->spare = rows_new();
+    coterie_device_open("host", &self->device);
+    self->options.device = self->device;
+    cr_assert(eq(int, COTERIE_OK,
+                 coterie_fabric_open_nccl_with(&self->options, &self->calls,
+                                               &self->fabric)),
+              "%s", coterie_last_error());
+    self->dispatcher = dispatcher_open(self->fabric, self->norm);
+    self->bank =
+        bank_open(placement, self->index, self->device, self->dispatcher);
+}
+
+static void rank_close(rank_t *self)
+{
+    coterie_dispatcher_destroy(self->dispatcher);
+    coterie_bank_destroy(self->bank);
+    coterie_placement_destroy(self->left);
+    coterie_fabric_close(self->fabric);
+    coterie_device_close(self->device);
+    rows_free(&self->spare);
+    free(self->norm);
+}
+
+static void rank_run(rank_t *self)
+{
+    rows_begin(self->index, &self->out);
+    layers_run(self->dispatcher, self->index, 1, &self->out, &self->spare);
+}
+
+static void expect_checked(rank_t *self, coterie_status_t status)
+{
+    cr_expect(eq(int, status,
+                 coterie_dispatcher_check(self->dispatcher, self->index,
+                                          &self->counts)),
+              "%s", coterie_last_error());
+}
+
 static void *rank_main(void *argument)
 {
     rank_t *self = argument;
-    coterie_fabric_t *fabric = NULL;
-    coterie_dispatcher_t *dispatcher;
-    coterie_device_t *device = NULL;
-    coterie_bank_t *bank;
-    rows_t spare = rows_new();
-    float *norm = norm_new();
 
-    fake_nccl_gpu = (unsigned char)self->index;
-    coterie_device_open("host", &device);
-    self->options.device = device;
-    cr_assert(eq(int, COTERIE_OK,
-                 coterie_fabric_open_nccl_with(&self->options, &self->calls,
-                                               &fabric)),
-              "%s", coterie_last_error());
-    dispatcher = dispatcher_open(fabric, norm);
-    bank = bank_open(self->index, device, dispatcher);
-    self->out = rows_new();
-    rows_begin(self->index, &self->out);
-    layers_run(dispatcher, self->index, 1, &self->out, &spare);
-    cr_expect(eq(int, COTERIE_OK,
-                 coterie_dispatcher_check(dispatcher, self->index,
-                                          &self->counts)),
-              "%s", coterie_last_error());
-    coterie_dispatcher_destroy(dispatcher);
-    coterie_bank_destroy(bank);
-    coterie_fabric_close(fabric);
-    coterie_device_close(device);
-    rows_free(&spare);
-    free(norm);
+    rank_open(self);
+    rank_run(self);
+    expect_checked(self, COTERIE_OK);
+    rank_close(self);
     return NULL;
 }
 
-/* The same rows, with the same bits, at every rank. */
-static void expect_as_local(int team, bool even)
+static void ranks_run(rank_t *ranks, bool even, void *(*body)(void *))
 {
     coterie_transport_t *transports[RANKS];
-    rows_t right[RANKS];
-    rank_t ranks[RANKS];
 
-    local_run(right);
-    fake_nccl = (fake_nccl_t){
-        .version = 22809, .patience_ms = LONG_MS, .team = team};
     coterie_transport_open_threads(RANKS, NULL, transports);
     for (uint32_t r = 0; r < RANKS; r++) {
         ranks[r] = (rank_t){.index = r, .calls = fake_nccl_calls()};
@@ -306,12 +338,28 @@ static void expect_as_local(int team, bool even)
         ranks[r].options =
             (coterie_nccl_options_t)COTERIE_NCCL_OPTIONS_INIT;
         ranks[r].options.transport = transports[r];
-        pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]);
+        pthread_create(&ranks[r].thread, NULL, body, &ranks[r]);
     }
+    for (uint32_t r = 0; r < RANKS; r++)
+        pthread_join(ranks[r].thread, NULL);
+    for (uint32_t r = 0; r < RANKS; r++)
+        coterie_transport_close(transports[r]);
+    cr_expect(eq(int, fake_nccl.communicators, 0));
+}
+
+/* The same rows, with the same bits, at every rank. */
+static void expect_as_local(int team, bool even)
+{
+    rows_t right[RANKS];
+    rank_t ranks[RANKS];
+
+    local_run(right);
+    fake_nccl = (fake_nccl_t){
+        .version = 22809, .patience_ms = LONG_MS, .team = team};
+    ranks_run(ranks, even, rank_main);
     for (uint32_t r = 0; r < RANKS; r++) {
         const size_t size = right[r].count * (size_t)config.hidden;
 
-        pthread_join(ranks[r].thread, NULL);
         cr_assert(eq(u32, ranks[r].out.count, right[r].count));
         cr_expect(zero(int, memcmp(ranks[r].out.key, right[r].key,
                                    right[r].count * sizeof(uint64_t))));
@@ -321,9 +369,6 @@ static void expect_as_local(int team, bool even)
         rows_free(&right[r]);
         rows_free(&ranks[r].out);
     }
-    for (uint32_t r = 0; r < RANKS; r++)
-        coterie_transport_close(transports[r]);
-    cr_expect(eq(int, fake_nccl.communicators, 0));
 }
 
 Test(nccl_dispatch, sends_what_local_writes)
@@ -367,9 +412,8 @@ Test(nccl_dispatch, forwards_by_one_exchange_a_layer)
 /* All ranks on one device; the lost one makes its calls for no rows. */
 static void world_run(rows_t *rows, bool lost_at_first)
 {
-    uint8_t active[RANKS] = {1, 0, 1, 1};
-    coterie_placement_t *whole = placement, *left = NULL;
     coterie_dispatcher_t *dispatcher;
+    coterie_placement_t *left = NULL;
     coterie_fabric_t *fabric = NULL;
     coterie_device_t *device = NULL;
     coterie_bank_t *banks[RANKS];
@@ -380,34 +424,31 @@ static void world_run(rows_t *rows, bool lost_at_first)
     cr_assert(eq(int, COTERIE_OK,
                  coterie_fabric_open_local(RANKS, device, &fabric)));
     cr_assert(eq(int, COTERIE_OK,
-                 coterie_placement_without(whole, active, &left)));
+                 coterie_placement_without(placement, survivors, &left)));
     dispatcher = dispatcher_open(fabric, norm);
     for (uint32_t r = 0; r < RANKS; r++) {
-        banks[r] = bank_open(r, device, dispatcher);
+        banks[r] = bank_open(placement, r, device, dispatcher);
         rows[r] = rows_new();
         spare[r] = rows_new();
         rows_begin(r, &rows[r]);
     }
     if (!lost_at_first)
         layers_run(dispatcher, 0, RANKS, rows, spare);
-    placement = left;
     cr_assert(eq(int, COTERIE_OK,
-                 coterie_dispatcher_set_active(dispatcher, active)));
+                 coterie_dispatcher_set_active(dispatcher, survivors)));
     cr_assert(eq(int, COTERIE_OK,
                  coterie_dispatcher_set_placement(dispatcher, left)),
               "%s", coterie_last_error());
     for (uint32_t r = 0; r < RANKS; r++) {
         coterie_bank_destroy(banks[r]);
-        banks[r] = bank_open(r, device, dispatcher);
-        rows_free(&rows[r]);
-        rows[r] = rows_new();
+        banks[r] = bank_open(left, r, device, dispatcher);
         rows_begin(r, &rows[r]);
-        if (active[r] == 0)
+        if (survivors[r] == 0)
             rows[r].count = 0;
     }
     layers_run(dispatcher, 0, RANKS, rows, spare);
     for (uint32_t r = 0; r < RANKS; r++)
-        if (active[r] != 0) {
+        if (survivors[r] != 0) {
             coterie_device_counts_t counts;
 
             cr_expect(eq(int, COTERIE_OK,
@@ -419,11 +460,20 @@ static void world_run(rows_t *rows, bool lost_at_first)
         coterie_bank_destroy(banks[r]);
         rows_free(&spare[r]);
     }
+    coterie_placement_destroy(left);
     coterie_fabric_close(fabric);
     coterie_device_close(device);
-    coterie_placement_destroy(left);
-    placement = whole;
     free(norm);
+}
+
+static void expect_same(const rows_t *got, const rows_t *want, uint32_t r)
+{
+    const size_t size = want->count * (size_t)config.hidden;
+
+    cr_assert(eq(u32, got->count, want->count));
+    cr_expect(zero(int, memcmp(got->hidden, want->hidden,
+                               size * sizeof(float))),
+              "mode %u, rank %u", mode, r);
 }
 
 /* What it held, others load from the store. */
@@ -435,18 +485,96 @@ Test(nccl_dispatch, goes_on_as_if_a_lost_rank_had_never_been)
         world_run(got, false);
         world_run(want, true);
         for (uint32_t r = 0; r < RANKS; r++) {
-            const size_t size = want[r].count * (size_t)config.hidden;
-
-            if (r == 1)
-                continue;
-            cr_assert(eq(u32, got[r].count, want[r].count));
-            cr_expect(zero(int, memcmp(got[r].hidden, want[r].hidden,
-                                       size * sizeof(float))),
-                      "mode %u, rank %u", mode, r);
-        }
-        for (uint32_t r = 0; r < RANKS; r++) {
+            if (survivors[r] != 0)
+                expect_same(&got[r], &want[r], r);
             rows_free(&got[r]);
             rows_free(&want[r]);
         }
     }
+}
+
+/* Nobody is under way then. */
+static void patience_set(const rank_t *self, int ms, uint32_t deadline_ms)
+{
+    pthread_barrier_wait(&together);
+    if (self->index == 0)
+        fake_nccl.patience_ms = ms;
+    pthread_barrier_wait(&together);
+    self->dispatcher->options.deadline_ms = deadline_ms;
+    self->dispatcher->terms.deadline_ns = deadline_ms * 1000000ull;
+}
+
+static void rank_take_over(rank_t *self)
+{
+    patience_set(self, 1, SHORT_MS);
+    rank_run(self);
+    expect_checked(self, COTERIE_ERR_TIMEOUT);
+    patience_set(self, LONG_MS, LONG_MS);
+    cr_expect(eq(int, COTERIE_OK,
+                 coterie_dispatcher_set_active(self->dispatcher, survivors)),
+              "%s", coterie_last_error());
+    cr_expect(eq(int, COTERIE_OK,
+                 coterie_placement_without(placement, survivors,
+                                           &self->left)));
+    cr_expect(eq(int, COTERIE_OK,
+                 coterie_dispatcher_set_placement(self->dispatcher,
+                                                  self->left)),
+              "%s", coterie_last_error());
+    coterie_bank_destroy(self->bank);
+    self->bank =
+        bank_open(self->left, self->index, self->device, self->dispatcher);
+    rank_run(self);
+    expect_checked(self, COTERIE_OK);
+    cr_expect(zero(u64, self->counts.dropped));
+}
+
+/* One takes part in a pass, and then in nothing more. */
+static void *taking_over_main(void *argument)
+{
+    rank_t *self = argument;
+
+    rank_open(self);
+    for (int p = 0; p < COTERIE_GPU_PARCELS; p++)
+        self->dispatcher->ranks[0].sequence[p] = FAR;
+    rank_run(self);
+    if (survivors[self->index] != 0)
+        rank_take_over(self);
+    pthread_barrier_wait(&over); /* others may write into its memory */
+    rank_close(self);
+    return NULL;
+}
+
+static void expect_taken_over(int team, const rows_t *want)
+{
+    rank_t ranks[RANKS];
+
+    fake_nccl = (fake_nccl_t){
+        .version = 22809, .patience_ms = LONG_MS, .team = team};
+    ranks_run(ranks, true, taking_over_main);
+    cr_expect(eq(u32, fake_nccl.revokes, RANKS - 1));
+    cr_expect(eq(u32, fake_nccl.shrinks, RANKS - 1));
+    for (uint32_t r = 0; r < RANKS; r++) {
+        if (survivors[r] != 0)
+            expect_same(&ranks[r].out, &want[r], r);
+        rows_free(&ranks[r].out);
+    }
+}
+
+Test(nccl_dispatch, takes_over_after_a_rank_was_lost_on_the_way)
+{
+    const int teams[] = {0, 2, RANKS};
+
+    pthread_barrier_init(&together, NULL, RANKS - 1);
+    pthread_barrier_init(&over, NULL, RANKS);
+    for (mode = COTERIE_MODE_TWO_PHASE; mode <= COTERIE_MODE_FORWARD; mode++) {
+        rows_t want[RANKS];
+
+        world_run(want, true);
+        for (size_t i = 0; i < sizeof(teams) / sizeof(teams[0]); i++)
+            expect_taken_over(teams[i], want);
+        for (uint32_t r = 0; r < RANKS; r++)
+            rows_free(&want[r]);
+    }
+    pthread_barrier_destroy(&over);
+    pthread_barrier_destroy(&together);
 }

@@ -106,7 +106,11 @@ COTERIE_API coterie_status_t coterie_dispatcher_set_active(
  * borrowed. The same ranks, layers and experts. Banks are to be registered
  * anew, made for this placement (from the model's store), and graphs captured
  * again. Nothing may be queued that is not done. All ranks that remain do the
- * same. Only destroy is left after a failure. */
+ * same. Alone with its dispatcher, as all of the control path.
+ *
+ * @return ERR_INVALID, ERR_MISMATCH or ERR_UNSUPPORTED for a placement that
+ *         does not fit; nothing has changed then. After any other failure only
+ *         destroy is left. */
 COTERIE_API coterie_status_t coterie_dispatcher_set_placement(
     coterie_dispatcher_t *dispatcher, const coterie_placement_t *placement);
 
@@ -180,7 +184,8 @@ COTERIE_API void coterie_dispatcher_work(
     const coterie_dispatcher_t *dispatcher, uint32_t rank,
     coterie_mode_t mode, coterie_device_work_t *work);
 
-/** What a rank sent, counted on the device since its dispatcher was created.
+/** What a rank sent, counted on the device since its dispatcher was created,
+ * and, last, what went wrong since ranks or the placement were last set.
  * payload_bytes equals coterie_simulate's; wire_bytes is what this fabric
  * moves, with records, headers and unused room where that travels. */
 typedef struct coterie_device_counts {
@@ -196,8 +201,8 @@ typedef struct coterie_device_counts {
     uint64_t fixup_messages; /**< of these, sums of rows that came late */
     uint64_t empty_messages; /**< headers alone */
     uint64_t dropped;        /**< choices whose expert no active rank has */
-    uint64_t disagreed;      /**< forward: rows of which ranks did not say the
-                                same */
+    /** Forward: rows of which ranks did not say the same. */
+    uint64_t disagreed;
     uint32_t overflows;      /**< rows beyond capacity or max_rows */
     uint32_t late;           /**< 1 + the first rank that did not answer */
 } coterie_device_counts_t;

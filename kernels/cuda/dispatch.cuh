@@ -7,7 +7,11 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/warp.cuh"
 
-enum { DISPATCH_THREADS = 256, DISPATCH_WARPS = DISPATCH_THREADS / WARP };
+enum {
+    DISPATCH_THREADS = 256,
+    DISPATCH_WARPS = DISPATCH_THREADS / WARP,
+    AHEAD_MAX = 1 /* messages, that a sender may be ahead of who reads */
+};
 
 struct eight_t {
     float v[8];
@@ -192,8 +196,9 @@ messages_seal(const coterie_gpu_dispatch_t &d, const coterie_gpu_rank_t &rank,
 }
 
 /* Until a message of every rank is there, or the deadline is over; counts gets
- * their rows, none of one that is late. Once one was, nobody waits any more.
- * All threads call it. */
+ * their rows, none of one that is late. Once one was, nobody waits any more. A
+ * flag that is further ahead is of another epoch, or of who has given up
+ * waiting, and whose message is not there any more. All threads call it. */
 static __device__ __forceinline__ void
 messages_await(const coterie_gpu_dispatch_t &d, const coterie_gpu_rank_t &rank,
                coterie_gpu_parcel_t parcel, uint32_t *counts)
@@ -214,7 +219,7 @@ messages_await(const coterie_gpu_dispatch_t &d, const coterie_gpu_rank_t &rank,
         if (!coterie_gpu_comes(&d, &rank, parcel, from))
             continue;
         while (!there) {
-            there = (int32_t)(flag_read(flags + from) - sequence) >= 0;
+            there = flag_read(flags + from) - sequence <= AHEAD_MAX;
             if (!there && timer_ns() - start >= deadline)
                 break;
         }

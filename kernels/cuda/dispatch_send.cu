@@ -195,7 +195,7 @@ static __device__ void places_take(const coterie_gpu_dispatch_t &d,
     const uint32_t to = s->route.rank[lane];
     s->slot[lane] = NULL;
     if (d.forward && to != rank.rank) {
-        if (s->route.next_owner != rank.rank ||
+        if (!d.mends || s->route.next_owner != rank.rank ||
             coterie_gpu_set_has(coterie_gpu_holders(&rows, row), to))
             return;
         parcel = COTERIE_GPU_LATE;
