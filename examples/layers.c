@@ -157,6 +157,14 @@ static void counts_print(coterie_dispatcher_t *dispatcher, uint32_t ranks)
     }
 }
 
+/* Whether there is such a mode. */
+static int mode_read(const char *name)
+{
+    if (strcmp(name, "forward") == 0)
+        mode = COTERIE_MODE_FORWARD;
+    return mode == COTERIE_MODE_FORWARD || strcmp(name, "two-phase") == 0;
+}
+
 int main(int argc, char **argv)
 {
     const uint32_t ranks = argc > 3 ? (uint32_t)atoi(argv[3]) : 4;
@@ -170,14 +178,13 @@ int main(int argc, char **argv)
     coterie_dispatcher_t *dispatcher = NULL;
     coterie_graph_t *graph;
 
-    if (argc < 2 || ranks == 0 || ranks > RANKS_MAX) {
+    if (argc < 2 || ranks == 0 || ranks > RANKS_MAX ||
+        (argc > 4 && !mode_read(argv[4]))) {
         fprintf(stderr,
                 "usage: layers MODEL [DEVICE [1-%d [two-phase|forward]]]\n",
                 RANKS_MAX);
         return 2;
     }
-    if (argc > 4 && strcmp(argv[4], "forward") == 0)
-        mode = COTERIE_MODE_FORWARD;
     check(coterie_model_open(argv[1], &model));
     coterie_model_config(model, &config);
     placement = placement_create(&config, ranks);
