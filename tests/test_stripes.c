@@ -171,7 +171,7 @@ Test(stripes, are_files_of_their_own)
 /* With the store's own file there would be one more than there are experts. */
 Test(stripes, are_fewer_than_experts)
 {
-    char store[PATH_SIZE], names[ITEMS][PATH_SIZE], name[16];
+    char store[PATH_SIZE], names[ITEMS][PATH_SIZE], name[24];
     const char *stripes[ITEMS];
     coterie_pack_options_t options = COTERIE_PACK_OPTIONS_INIT;
     coterie_model_t *source = NULL;
