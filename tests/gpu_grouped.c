@@ -152,7 +152,7 @@ static float *layer_group(coterie_device_t *device, const layer_t *l)
         l->shape, (uint32_t)pairs, l->experts, false};
     coterie_grouped_t *grouped = NULL;
     coterie_grouped_call_t call = {.experts_there = weights_upload(&w, l)};
-    coterie_gpu_tile_t tiles[EXPERTS_MAX];
+    coterie_gpu_tile_t tiles[EXPERTS_MAX] = {{0}};
     coterie_gpu_combine_t c = {.rows = l->rows,
                                .k = l->k,
                                .hidden = l->shape.hidden,
@@ -174,7 +174,7 @@ static float *layer_group(coterie_device_t *device, const layer_t *l)
             tiles[call.tile_count++] =
                 (coterie_gpu_tile_t){e, first[e], first[e + 1] - first[e]};
     call.tiles = tiles;
-    call.tiles_there = upload(&w, tiles, call.tile_count * sizeof(*tiles) + 1);
+    call.tiles_there = upload(&w, tiles, sizeof(tiles));
     call.experts = download(&w, call.experts_there,
                             l->experts * sizeof(*call.experts));
     c.out = call.out = room(&w, pairs * hidden * sizeof(float));
