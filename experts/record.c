@@ -11,8 +11,7 @@
 enum {
     ALIGNMENT = 64,
     RECORD_ALIGNMENT = 4096,
-    WORD = 4, /* bytes that one output has of a vector in panels */
-    VECTOR = WORD * COTERIE_PANEL_OUTPUTS
+    WORD = 4 /* bytes that one output has of a vector in panels */
 };
 
 /* Two bands of the same rows, and their values in between. */
@@ -25,10 +24,15 @@ typedef struct recast {
 
 static uint64_t place_take(uint64_t *position, uint64_t size);
 static bool is_grouped(uint32_t dtype);
-static uint32_t halves_of(uint32_t dtype);
 static void words_get(const coterie_band_t *band, const unsigned char *panels);
 static void halves_get(const coterie_band_t *band,
                        const unsigned char *panels);
+static const unsigned char *word_of(const coterie_band_t *band,
+                                    const unsigned char *panels, uint32_t row,
+                                    uint32_t step);
+static const unsigned char *panel_of(const coterie_band_t *band,
+                                     const unsigned char *panels,
+                                     uint32_t row);
 static void scales_get(const coterie_band_t *band,
                        const unsigned char *panels);
 static coterie_status_t recast_begin(recast_t *r, uint32_t in);
@@ -100,24 +104,17 @@ void coterie_record_put(const coterie_expert_format_t *format, uint32_t part,
                         void *record)
 {
     const uint32_t dtype = band->dtype, in = band->in;
-    const uint32_t halves = halves_of(dtype);
     coterie_record_part_t p = coterie_record_part(format, part);
-    unsigned char *scales = (unsigned char *)record + p.scales +
-                            coterie_panels_scales_size(dtype, first, in);
 
     assert(first % COTERIE_BAND_ROWS == 0 && dtype == format->dtype &&
            in == p.in && first + band->rows <= p.out);
-    coterie_panels_pack(dtype, band->rows, in, band->elements,
+    coterie_panels_pack(dtype, band->rows, in, band->elements, band->scales,
                         (unsigned char *)record + p.weights +
                             coterie_panels_size(dtype, first, in));
-    /* Scale and minimum of a group are as two groups. */
-    if (is_grouped(dtype))
-        coterie_panels_pack_scales(
-            halves == 2 ? COTERIE_DTYPE_INT8_GROUP : dtype, band->rows,
-            in * halves, band->scales, NULL, scales);
-    else if (p.scales != 0)
-        memcpy(scales, band->scales,
-               coterie_band_scales(dtype, band->rows, in));
+    if (p.scales != 0)
+        memcpy((unsigned char *)record + p.scales +
+                   coterie_panels_scales_size(dtype, first, in),
+               band->scales, coterie_band_scales(dtype, band->rows, in));
 }
 
 void coterie_record_get(const coterie_expert_format_t *format, uint32_t part,
@@ -128,8 +125,6 @@ void coterie_record_get(const coterie_expert_format_t *format, uint32_t part,
     coterie_record_part_t p = coterie_record_part(format, part);
     const unsigned char *weights = (const unsigned char *)record + p.weights +
                                    coterie_panels_size(dtype, first, in);
-    const unsigned char *scales = (const unsigned char *)record + p.scales +
-                                  coterie_panels_scales_size(dtype, first, in);
 
     assert(first % COTERIE_BAND_ROWS == 0 && dtype == format->dtype &&
            in == p.in && first + band->rows <= p.out);
@@ -138,9 +133,11 @@ void coterie_record_get(const coterie_expert_format_t *format, uint32_t part,
     else
         words_get(band, weights);
     if (is_grouped(dtype))
-        scales_get(band, scales);
+        scales_get(band, weights);
     else if (p.scales != 0)
-        memcpy(band->scales, scales,
+        memcpy(band->scales,
+               (const unsigned char *)record + p.scales +
+                   coterie_panels_scales_size(dtype, first, in),
                coterie_band_scales(dtype, band->rows, in));
 }
 
@@ -192,62 +189,70 @@ static bool is_grouped(uint32_t dtype)
            dtype == COTERIE_DTYPE_INT4_ZERO || dtype == COTERIE_DTYPE_MXFP4;
 }
 
-/* Numbers that a group has: a scale, or a scale and a minimum. */
-static uint32_t halves_of(uint32_t dtype)
-{
-    return dtype == COTERIE_DTYPE_INT4_ZERO ? 2 : 1;
-}
-
 static void words_get(const coterie_band_t *band, const unsigned char *panels)
 {
     const size_t size = (size_t)band->in * coterie_band_element(band->dtype);
-    const size_t panel =
-        coterie_panels_size(band->dtype, COTERIE_PANEL_OUTPUTS, band->in);
 
     for (uint32_t r = 0; r < band->rows; r++) {
         unsigned char *to = (unsigned char *)band->elements + r * size;
-        const unsigned char *from = panels +
-                                    r / COTERIE_PANEL_OUTPUTS * panel +
-                                    r % COTERIE_PANEL_OUTPUTS * WORD;
-        for (size_t at = 0; at < size; at += WORD, from += VECTOR)
-            memcpy(to + at, from, size - at < WORD ? size - at : WORD);
+        for (uint32_t at = 0; at < size; at += WORD)
+            memcpy(to + at, word_of(band, panels, r, at / WORD),
+                   size - at < WORD ? size - at : WORD);
     }
 }
 
 /* `in` is a multiple of a group here, so words are whole. */
 static void halves_get(const coterie_band_t *band, const unsigned char *panels)
 {
-    const size_t panel =
-        coterie_panels_size(band->dtype, COTERIE_PANEL_OUTPUTS, band->in);
-
     for (uint32_t r = 0; r < band->rows; r++) {
         unsigned char *to =
             (unsigned char *)band->elements + (size_t)r * band->in;
-        const unsigned char *from = panels +
-                                    r / COTERIE_PANEL_OUTPUTS * panel +
-                                    r % COTERIE_PANEL_OUTPUTS * WORD;
-        for (uint32_t i = 0; i < band->in; i += 2 * WORD, from += VECTOR)
+        for (uint32_t i = 0; i < band->in; i += 2 * WORD) {
+            const unsigned char *from =
+                word_of(band, panels, r, i / (2 * WORD));
             for (uint32_t j = 0; j < WORD; j++) {
                 to[i + j] = from[j] & 0xf;
                 to[i + j + WORD] = from[j] >> 4;
             }
+        }
     }
+}
+
+/* A row's word of a step. */
+static const unsigned char *word_of(const coterie_band_t *band,
+                                    const unsigned char *panels, uint32_t row,
+                                    uint32_t step)
+{
+    return panel_of(band, panels, row) +
+           coterie_panels_weights_at(band->dtype, step) +
+           row % COTERIE_PANEL_OUTPUTS * WORD;
+}
+
+/* The panel with a row. */
+static const unsigned char *panel_of(const coterie_band_t *band,
+                                     const unsigned char *panels, uint32_t row)
+{
+    return panels + row / COTERIE_PANEL_OUTPUTS *
+                        coterie_panels_size(band->dtype, COTERIE_PANEL_OUTPUTS,
+                                            band->in);
 }
 
 static void scales_get(const coterie_band_t *band, const unsigned char *panels)
 {
     const size_t size = band->dtype == COTERIE_DTYPE_MXFP4 ? 1 : 2;
-    const size_t groups =
-        (size_t)band->in / COTERIE_PANEL_GROUP * halves_of(band->dtype);
+    const size_t kinds = band->dtype == COTERIE_DTYPE_INT4_ZERO ? 2 : 1;
+    const size_t groups = band->in / COTERIE_PANEL_GROUP;
 
-    for (size_t r = 0; r < band->rows; r++)
-        for (size_t g = 0; g < groups; g++) {
-            size_t at = (r / COTERIE_PANEL_OUTPUTS * groups + g) *
-                            COTERIE_PANEL_OUTPUTS +
-                        r % COTERIE_PANEL_OUTPUTS;
-            memcpy((char *)band->scales + (r * groups + g) * size,
-                   panels + at * size, size);
-        }
+    for (uint32_t r = 0; r < band->rows; r++)
+        for (uint32_t g = 0; g < groups; g++)
+            for (size_t kind = 0; kind < kinds; kind++)
+                memcpy((char *)band->scales +
+                           ((r * groups + g) * kinds + kind) * size,
+                       panel_of(band, panels, r) +
+                           coterie_panels_scales_at(band->dtype, g) +
+                           (kind * COTERIE_PANEL_OUTPUTS +
+                            r % COTERIE_PANEL_OUTPUTS) * size,
+                       size);
 }
 
 static coterie_status_t recast_begin(recast_t *r, uint32_t in)

@@ -36,6 +36,21 @@ coterie_gpu_pairs_t pairs_make(world_t *w, const int32_t *ids, uint32_t rows,
     return p;
 }
 
+/* About 0.01 each: f16 (0x2000 and more) or e8m0, as many bytes as any format
+ * has for a matrix. */
+static unsigned char *group_scales_draw(uint32_t dtype, uint32_t out,
+                                        uint32_t in)
+{
+    const size_t size = (size_t)out * ((in + 31) / 32) * 4;
+    unsigned char *scales = malloc(size);
+
+    for (size_t i = 0; i < size; i++)
+        scales[i] = dtype == COTERIE_DTYPE_MXFP4
+                        ? (unsigned char)(118 + draw(6))
+                        : (unsigned char)(i % 2 ? 0x20 : draw(256));
+    return scales;
+}
+
 /* Weights of about 1 / sqrt(in), as bf16 or as the format's codes: a byte each.
  */
 static void *panels_draw(uint32_t dtype, uint32_t out, uint32_t in)
@@ -43,6 +58,7 @@ static void *panels_draw(uint32_t dtype, uint32_t out, uint32_t in)
     const size_t count = (size_t)out * in;
     const bool wide = dtype == COTERIE_DTYPE_BF16;
     unsigned char *codes = malloc(2 * count);
+    unsigned char *scales = group_scales_draw(dtype, out, in);
     void *panels = malloc(coterie_panels_size(dtype, out, in));
 
     for (size_t i = 0; i < count; i++) {
@@ -60,26 +76,22 @@ static void *panels_draw(uint32_t dtype, uint32_t out, uint32_t in)
         else
             codes[i] = (unsigned char)(draw(255) - 127);
     }
-    coterie_panels_pack(dtype, out, in, codes, panels);
+    coterie_panels_pack(dtype, out, in, codes, scales, panels);
     free(codes);
+    free(scales);
     return panels;
 }
 
-/* About 0.01 each: f32, f16 (0x2000 and more) or e8m0. */
+/* About 0.001 each: f32, of the formats that have them apart. */
 static void *scales_draw(uint32_t dtype, uint32_t out, uint32_t in)
 {
     const uint64_t size = coterie_panels_scales_size(dtype, out, in);
     unsigned char *scales = size > 0 ? malloc(size) : NULL;
-    const bool f32 = dtype == COTERIE_DTYPE_INT8 || dtype == COTERIE_DTYPE_FP8;
 
-    for (uint64_t i = 0; f32 && i < size; i += 4) {
+    for (uint64_t i = 0; i < size; i += 4) {
         const float scale = 1e-3f * (1.5f + fraction());
         memcpy(scales + i, &scale, sizeof(scale));
     }
-    for (uint64_t i = 0; !f32 && i < size; i++)
-        scales[i] = dtype == COTERIE_DTYPE_MXFP4
-                        ? (unsigned char)(118 + draw(6))
-                        : (unsigned char)(i % 2 ? 0x20 : draw(256));
     return scales;
 }
 

@@ -203,10 +203,10 @@ static void experts_draw(ranks_t *r)
                 coterie_bf16_of(2 * fraction() / sqrtf((float)p->hidden));
         if (i % 3 < 2)
             coterie_panels_pack(COTERIE_DTYPE_BF16, FFN, p->hidden, codes,
-                                r->panels + i * size);
+                                NULL, r->panels + i * size);
         else
             coterie_panels_pack(COTERIE_DTYPE_BF16, p->hidden, FFN, codes,
-                                r->panels + i * size);
+                                NULL, r->panels + i * size);
     }
     there = upload(&r->memory, r->panels, 3 * size * p->experts);
     coterie_placement_view(r->placement, &view);

@@ -47,11 +47,15 @@ int compute_exists(coterie_dtype_t dtype, coterie_compute_t compute)
     return coterie_ffn_supported(&shape) == COTERIE_OK;
 }
 
+static int has_groups(coterie_dtype_t dtype)
+{
+    return dtype == COTERIE_DTYPE_INT8_GROUP || dtype == COTERIE_DTYPE_INT4 ||
+           dtype == COTERIE_DTYPE_INT4_ZERO || dtype == COTERIE_DTYPE_MXFP4;
+}
+
 uint32_t inner_of(coterie_dtype_t dtype, uint32_t in)
 {
-    const int grouped = coterie_panels_scales_size(dtype, 16, 64) >
-                            coterie_panels_scales_size(dtype, 16, 32);
-    return grouped ? (in + 31) / 32 * 32 : in;
+    return has_groups(dtype) ? (in + 31) / 32 * 32 : in;
 }
 
 static double value_of_f16(uint16_t half)
@@ -129,18 +133,51 @@ static double element_make(uint64_t *seed, coterie_dtype_t dtype, int special,
     }
 }
 
-static void codes_make(uint64_t *seed, matrix_t *matrix, int special,
-                       void *panels)
+/* f16 or e8m0, of groups of 32, each followed by its minimum if it has one;
+ * what elements mean is scaled. Malloc'd. */
+static void *group_scales_make(uint64_t *seed, matrix_t *matrix, int special)
+{
+    const size_t count = matrix->out * (size_t)(matrix->in / 32);
+    const int is_e8m0 = matrix->dtype == COTERIE_DTYPE_MXFP4;
+    const size_t kinds = matrix->dtype == COTERIE_DTYPE_INT4_ZERO ? 2 : 1;
+    uint16_t *halves = malloc((2 * count + 1) * sizeof(*halves));
+    uint8_t *bytes = malloc(count + 1);
+    for (size_t i = 0; i < kinds * count; i++)
+        halves[i] = (uint16_t)(0x2000 + below(seed, 0x800)) |
+                    (kinds == 2 && i % 4 == 3 ? 0x8000 : 0);
+    for (size_t i = 0; i < count; i++) {
+        const int odd = special && below(seed, 40) == 0;
+        bytes[i] = odd ? (i % 2 ? 255 : 0) : (uint8_t)(118 + below(seed, 5));
+    }
+    for (size_t i = 0; i < (size_t)matrix->out * matrix->in; i++) {
+        const size_t at = i / 32;
+        matrix->value[i] *= !is_e8m0 ? value_of_f16(halves[kinds * at])
+                            : bytes[at] == 255 ? NAN
+                                               : ldexp(1, bytes[at] - 127);
+        if (kinds == 2)
+            matrix->value[i] += value_of_f16(halves[2 * at + 1]);
+    }
+    free(is_e8m0 ? (void *)halves : (void *)bytes);
+    return is_e8m0 ? (void *)bytes : (void *)halves;
+}
+
+static void panels_fill(uint64_t *seed, matrix_t *matrix, int special,
+                        void *panels)
 {
     const uint32_t step = coterie_panels_step(matrix->dtype);
     const size_t element = step < 4 ? 4 / step : 1;
     const size_t count = (size_t)matrix->out * matrix->in;
     char *codes = malloc(count * element + 1);
+    void *scales = NULL;
     for (size_t i = 0; i < count; i++)
         matrix->value[i] = element_make(seed, matrix->dtype, special,
                                         codes + i * element);
-    coterie_panels_pack(matrix->dtype, matrix->out, matrix->in, codes, panels);
+    if (has_groups(matrix->dtype))
+        scales = group_scales_make(seed, matrix, special);
+    coterie_panels_pack(matrix->dtype, matrix->out, matrix->in, codes, scales,
+                        panels);
     free(codes);
+    free(scales);
 }
 
 /* f32 scales, as they are stored: one a row, or one for 128 x 128. */
@@ -162,38 +199,6 @@ static void float_scales_make(uint64_t *seed, matrix_t *matrix, char *scales)
         }
 }
 
-/* f16 or e8m0, of groups of 32; minimums follow. */
-static void group_scales_make(uint64_t *seed, matrix_t *matrix, int special,
-                              char *panels)
-{
-    const size_t groups = matrix->in / 32, count = matrix->out * groups;
-    const int is_e8m0 = matrix->dtype == COTERIE_DTYPE_MXFP4;
-    const int is_zero = matrix->dtype == COTERIE_DTYPE_INT4_ZERO;
-    uint16_t *halves = malloc((2 * count + 1) * sizeof(*halves));
-    uint8_t *bytes = malloc(count + 1);
-    for (size_t i = 0; i < 2 * count; i++)
-        halves[i] = (uint16_t)(0x2000 + below(seed, 0x800)) |
-                    (i >= count && i % 2 ? 0x8000 : 0);
-    for (size_t i = 0; i < count; i++) {
-        const int odd = special && below(seed, 40) == 0;
-        bytes[i] = odd ? (i % 2 ? 255 : 0) : (uint8_t)(118 + below(seed, 5));
-    }
-    for (size_t i = 0; i < (size_t)matrix->out * matrix->in; i++) {
-        const size_t at = i / matrix->in * groups + i % matrix->in / 32;
-        matrix->value[i] *= is_e8m0 ? bytes[at] == 255
-                                          ? NAN
-                                          : ldexp(1, bytes[at] - 127)
-                                    : value_of_f16(halves[at]);
-        if (is_zero)
-            matrix->value[i] += value_of_f16(halves[count + at]);
-    }
-    coterie_panels_pack_scales(matrix->dtype, matrix->out, matrix->in,
-                               is_e8m0 ? (void *)bytes : (void *)halves,
-                               is_zero ? halves + count : NULL, panels);
-    free(bytes);
-    free(halves);
-}
-
 matrix_t matrix_make(uint64_t *seed, coterie_dtype_t dtype, uint32_t out,
                      uint32_t in, int special)
 {
@@ -206,14 +211,11 @@ matrix_t matrix_make(uint64_t *seed, coterie_dtype_t dtype, uint32_t out,
     cr_assert(matrix.memory != NULL && matrix.value != NULL);
     matrix.panels = matrix.memory + 1;
     scales = matrix.memory + 1 + size;
-    codes_make(seed, &matrix, special, matrix.memory + 1);
+    panels_fill(seed, &matrix, special, matrix.memory + 1);
     if (scales_size == 0)
         return matrix;
     matrix.scales = scales;
-    if (dtype == COTERIE_DTYPE_INT8 || dtype == COTERIE_DTYPE_FP8)
-        float_scales_make(seed, &matrix, scales);
-    else
-        group_scales_make(seed, &matrix, special, scales);
+    float_scales_make(seed, &matrix, scales);
     return matrix;
 }
 

@@ -83,9 +83,9 @@ static float through(const form_t *form, uint32_t ffn, float gate, float up)
         bias[0][i] = 0.5f;
         bias[1][i] = -2;
     }
-    coterie_panels_pack(shape.dtype, ffn, 1, codes[0], panels[0]);
-    coterie_panels_pack(shape.dtype, ffn, 1, codes[1], panels[1]);
-    coterie_panels_pack(shape.dtype, 1, ffn, codes[2], panels[2]);
+    coterie_panels_pack(shape.dtype, ffn, 1, codes[0], NULL, panels[0]);
+    coterie_panels_pack(shape.dtype, ffn, 1, codes[1], NULL, panels[1]);
+    coterie_panels_pack(shape.dtype, 1, ffn, codes[2], NULL, panels[2]);
     if (form->biased) {
         expert.gate_bias = bias[0];
         expert.up_bias = bias[1];

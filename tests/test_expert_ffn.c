@@ -50,7 +50,7 @@ static const void *panels_make(coterie_dtype_t dtype, uint32_t out,
                                char **at)
 {
     char *to = *at;
-    coterie_panels_pack(dtype, out, in, weights->data, to);
+    coterie_panels_pack(dtype, out, in, weights->data, NULL, to);
     *at = to + coterie_panels_size(dtype, out, in);
     return to;
 }

@@ -124,7 +124,7 @@ Test(model, lays_an_expert_out_as_gate_up_down_with_zero_gaps)
             format.dtype, part == 2 ? 32 : 48, part == 2 ? 48 : 32,
             file + 8 + length +
                 json_integer_value(json_array_get(place, 0)),
-            expected + to[part]);
+            NULL, expected + to[part]);
     }
     cr_expect(eq(int, memcmp(record, expected, format.record_size), 0));
     cr_expect(eq(u64, format.record_size % 4096, 0));

@@ -50,7 +50,7 @@ static float *record_make(const coterie_expert_format_t *format)
         float *rows = malloc((size_t)p.out * p.in * sizeof(*rows));
         for (size_t i = 0; i < (size_t)p.out * p.in; i++)
             rows[i] = value_of(i + part * 100000);
-        coterie_panels_pack(format->dtype, p.out, p.in, rows,
+        coterie_panels_pack(format->dtype, p.out, p.in, rows, NULL,
                             (char *)record + p.weights);
         for (uint32_t i = 0; i < p.out; i++)
             record[p.bias / 4 + i] = value_of(i + 7);
@@ -75,10 +75,13 @@ static void *recast_or_fail(const coterie_expert_format_t *from,
 }
 
 /* Where ffn.h says that an element is, worked out once more. */
-static size_t place_of(uint32_t bits, uint32_t in, uint32_t o, uint32_t i)
+static size_t place_of(uint32_t bits, uint32_t bundle, uint32_t in, uint32_t o,
+                       uint32_t i)
 {
     size_t step = 32 / bits, steps = (in + step - 1) / step;
-    size_t vector = o / 16 * steps + i / step;
+    size_t bundles = bundle == 0 ? 0 : (in + bundle - 1) / bundle;
+    size_t vector = o / 16 * (steps + bundles) + i / step +
+                    (bundle == 0 ? 0 : i / bundle + 1);
     size_t within = bits == 4 ? i % step % 4 : i % step * (bits / 8);
 
     return vector * 64 + o % 16 * 4 + within;
@@ -87,6 +90,7 @@ static size_t place_of(uint32_t bits, uint32_t in, uint32_t o, uint32_t i)
 Test(record, puts_every_band_where_the_kernels_look_for_it)
 {
     static const uint32_t bits[] = {0, 32, 16, 16, 8, 8, 4, 4, 8, 4};
+    static const uint32_t bundle[] = {0, 0, 0, 0, 0, 64, 64, 32, 0, 128};
     for (uint32_t dtype = FIRST; dtype <= LAST; dtype++) {
         coterie_expert_format_t format = format_of(dtype);
         coterie_record_part_t p = coterie_record_part(&format, 2);
@@ -105,8 +109,9 @@ Test(record, puts_every_band_where_the_kernels_look_for_it)
             coterie_record_put(&format, 2, first, &band, record);
             for (uint32_t i = 0; i < band.rows * p.in; i++) {
                 uint8_t found =
-                    record[p.weights + place_of(bits[dtype], p.in,
-                                                first + i / p.in, i % p.in)];
+                    record[p.weights + place_of(bits[dtype], bundle[dtype],
+                                                p.in, first + i / p.in,
+                                                i % p.in)];
                 if (bits[dtype] == 4)
                     found = i % 8 < 4 ? found & 0xf : found >> 4;
                 cr_assert(eq(u8, found, codes[i * element]), "%s: %u",
@@ -118,13 +123,14 @@ Test(record, puts_every_band_where_the_kernels_look_for_it)
     }
 }
 
-Test(record, puts_the_scales_of_a_group_side_by_side)
+Test(record, puts_scales_and_minimums_before_the_weights_of_their_group)
 {
+    enum { BUNDLE = (1 + 32 / 8) * 64 / 2 }; /* halves */
     coterie_expert_format_t format = format_of(COTERIE_DTYPE_INT4_ZERO);
     coterie_record_part_t p = coterie_record_part(&format, 0);
     uint32_t groups = p.in / COTERIE_PANEL_GROUP;
     char *record = calloc(1, format.record_size);
-    const uint16_t *found = (const uint16_t *)(record + p.scales);
+    const uint16_t *found = (const uint16_t *)(record + p.weights);
     coterie_band_t band;
     cr_assert(coterie_band_create(format.dtype, p.in, &band) == COTERIE_OK);
     uint16_t *scales = band.scales;
@@ -136,7 +142,7 @@ Test(record, puts_the_scales_of_a_group_side_by_side)
     for (uint32_t o = 0; o < p.out; o++)
         for (uint32_t g = 0; g < groups; g++)
             for (uint32_t minimum = 0; minimum < 2; minimum++) {
-                uint32_t at = ((o / 16 * groups + g) * 2 + minimum) * 16;
+                uint32_t at = (o / 16 * groups + g) * BUNDLE + minimum * 16;
                 cr_assert(eq(u16, found[at + o % 16],
                              scales[(o * groups + g) * 2 + minimum]));
             }

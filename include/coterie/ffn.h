@@ -52,11 +52,17 @@ typedef struct coterie_ffn_shape {
  *     INT4, INT4_ZERO, MXFP4  8: byte j has element j in its low half and
  *                             element j + 4 in its high half
  *
- * Scales are an array of their own: [panel][group][16] f16 (INT8_GROUP, INT4),
- * [panel][group][2][16] f16, scales before minimums (INT4_ZERO), or
- * [panel][group][16] e8m0 (MXFP4), for groups of 32 along `in`; f32 of every
- * output, to a whole panel (INT8); f32 [out / 128][in / 128], rounded up, of
- * blocks (FP8). The codes of INT4 mean -8 to 7, those of INT4_ZERO 0 to 15. */
+ * Scales of groups of 32 elements lie between the weights, for they are read
+ * together: a vector of them precedes the weights of as many groups as it has
+ * scales for, which make a bundle; the last one may have fewer:
+ *
+ *     INT8_GROUP, INT4        2 groups: [group][16] f16
+ *     INT4_ZERO               1: [2][16] f16, scales before minimums
+ *     MXFP4                   4: [group][16] e8m0
+ *
+ * Others are an array of their own: f32 of every output, to a whole panel
+ * (INT8); f32 [out / 128][in / 128], rounded up, of blocks (FP8). The codes of
+ * INT4 mean -8 to 7, those of INT4_ZERO 0 to 15. */
 enum {
     COTERIE_PANEL_OUTPUTS = 16,
     COTERIE_PANEL_GROUP = 32,
@@ -66,28 +72,29 @@ enum {
 /** Elements of one output in a 64-byte vector; 0 for what is no dtype. */
 COTERIE_API uint32_t coterie_panels_step(uint32_t dtype);
 
-/** Bytes of a matrix [out, in] in panels: its weights, and its scales (0 if the
- * dtype has none). out and in are at most 2^24, or the result means nothing. */
+/** Bytes of a matrix [out, in] in panels, and of scales that are an array of
+ * their own (0 if there are none). out and in are at most 2^24, or the result
+ * means nothing. */
 COTERIE_API uint64_t coterie_panels_size(uint32_t dtype, uint32_t out,
                                          uint32_t in);
 COTERIE_API uint64_t coterie_panels_scales_size(uint32_t dtype, uint32_t out,
                                                 uint32_t in);
 
+/** Bytes of a panel before its vector `step` of weights, and before the scales
+ * of a group; the latter for dtypes with bundles alone. */
+COTERIE_API uint64_t coterie_panels_weights_at(uint32_t dtype, uint32_t step);
+COTERIE_API uint64_t coterie_panels_scales_at(uint32_t dtype, uint32_t group);
+
 /** Puts a row-major matrix into panels.
  * @param codes   [out, in]: elements of 4 or 2 bytes, or codes of one byte
  *                each, for 4-bit dtypes as well
+ * @param scales  of groups, for dtypes with bundles: [out, in / 32] f16, or
+ *                e8m0 for MXFP4; [out, in / 32, 2] f16, scale and minimum, for
+ *                INT4_ZERO; else unused
  * @param panels  coterie_panels_size bytes */
 COTERIE_API void coterie_panels_pack(uint32_t dtype, uint32_t out, uint32_t in,
-                                     const void *codes, void *panels);
-
-/** The same for the scales of groups; no other dtype has scales that move.
- * @param scales    [out, in / 32]: f16, or e8m0 for MXFP4
- * @param minimums  likewise, f16, for INT4_ZERO; else NULL
- * @param panels    coterie_panels_scales_size bytes */
-COTERIE_API void coterie_panels_pack_scales(uint32_t dtype, uint32_t out,
-                                            uint32_t in, const void *scales,
-                                            const void *minimums,
-                                            void *panels);
+                                     const void *codes, const void *scales,
+                                     void *panels);
 
 /** Rows grouped by expert: pair i of expert e (first[e] <= i < first[e + 1])
  * is row row[i] with weight weight[i]. Rows within an expert ascend. */
@@ -105,7 +112,8 @@ typedef struct coterie_expert_weights {
     const void *gate; /**< [ffn, hidden] */
     const void *up;   /**< [ffn, hidden] */
     const void *down; /**< [hidden, ffn] */
-    const void *gate_scale, *up_scale, *down_scale; /**< NULL: has none */
+    /** Scales apart from panels; NULL: there are none. */
+    const void *gate_scale, *up_scale, *down_scale;
     const float *gate_bias, *up_bias; /**< [ffn], or NULL */
     const float *down_bias;           /**< [hidden], or NULL */
 } coterie_expert_weights_t;

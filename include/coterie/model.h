@@ -90,11 +90,11 @@ COTERIE_API coterie_status_t coterie_dtype_parse(const char *name,
 /** How an expert's record is laid out: a number that never changes meaning.
  * ROWS: gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn], row-major,
  * one after the other, each aligned to 64 bytes, in the model's own dtype.
- * PANELS: the same in panels (coterie/ffn.h), then their scales, then their
- * biases. */
+ * PANELS: the same in panels (coterie/ffn.h), then what scales are apart from
+ * these, then their biases. 2 was panels with all scales apart. */
 typedef enum coterie_layout {
     COTERIE_LAYOUT_ROWS = 1,
-    COTERIE_LAYOUT_PANELS = 2
+    COTERIE_LAYOUT_PANELS = 3
 } coterie_layout_t;
 
 /** Where things are in one expert's record; the same for every expert. */

@@ -149,15 +149,16 @@ INLINE void group_decode(const coterie_panel_tile_t *tile, int p, size_t group,
 {
     const size_t elements = coterie_panel_elements(dtype);
     const size_t steps = COTERIE_PANEL_GROUP / elements;
-    const char *from = tile->weight + (size_t)p * tile->panel_stride;
+    const char *from =
+        tile->weight + (size_t)p * tile->panel_stride +
+        coterie_panel_vector(dtype, group * steps) * COTERIE_PANEL_VECTOR;
 
     memset(to, 0, BYTES_UNITS * COTERIE_PANEL_VECTOR);
     for (size_t s = 0; s < steps && group * steps + s < tile->steps; s++)
         for (size_t i = 0; i < elements / 4; i++, to += COTERIE_PANEL_VECTOR)
             _mm512_storeu_si512(
-                to, panel_bytes(from + (group * steps + s) *
-                                           COTERIE_PANEL_VECTOR,
-                                dtype, (int)i));
+                to, panel_bytes(from + s * COTERIE_PANEL_VECTOR, dtype,
+                                (int)i));
 }
 
 /* The sums of 32 elements, or of a span if a row of weights has one scale. */
@@ -216,11 +217,11 @@ INLINE void dots_add(const coterie_panel_tile_t *tile, size_t group, int p,
     vec_t scale = vec_set(1), minimum = vec_set(0);
 
     if (dtype != COTERIE_DTYPE_INT8)
-        scale = panel_scale(tile->scale[p], dtype, group, 0);
+        scale = panel_scale(tile, p, dtype, group);
     if (dtype == COTERIE_DTYPE_MXFP4)
         scale = vec_mul(scale, vec_set(0.5f));
     if (dtype == COTERIE_DTYPE_INT4_ZERO)
-        minimum = panel_scale(tile->scale[p], dtype, group, 1);
+        minimum = panel_minimum(tile, p, dtype, group);
     for (uint32_t r = 0; r < tile->rows; r++) {
         const char *word = panel_group_word(tile, (int)r, group);
         float *part = (float *)(void *)to->of[p][r];

@@ -40,10 +40,10 @@ typedef struct coterie_panel_tile {
     uint32_t rows;
     const char *weight;  /* of the first panel, from the block's first on */
     size_t panel_stride; /* bytes */
-    const char *scale[COTERIE_PANELS_MAX]; /* likewise, of each panel */
-    uint32_t steps;       /* vectors of a panel */
+    const char *scale[COTERIE_PANELS_MAX]; /* of each panel, if apart from it */
+    uint32_t steps;       /* vectors of weights of a panel */
     const char *ahead;    /* what will be read later, with the same stride, */
-    size_t ahead_step;    /* and how fast to ask for it: bytes a step */
+    size_t ahead_step;    /* and how fast to ask for it: bytes a vector */
     bool add;             /* to y, instead of setting it */
     float *y;
     size_t y_stride; /* elements */
@@ -137,6 +137,55 @@ static inline uint32_t coterie_panel_elements(coterie_dtype_t dtype)
     default:
         return 8;
     }
+}
+
+/* Groups whose scales fill the vector that precedes their weights: a bundle; 0
+ * if there are no such vectors. */
+static inline uint32_t coterie_panel_bundle(coterie_dtype_t dtype)
+{
+    switch (dtype) {
+    case COTERIE_DTYPE_INT8_GROUP:
+    case COTERIE_DTYPE_INT4:
+        return 2;
+    case COTERIE_DTYPE_INT4_ZERO:
+        return 1;
+    case COTERIE_DTYPE_MXFP4:
+        return 4;
+    default:
+        return 0;
+    }
+}
+
+/* Vectors of weights in a bundle, if there are bundles. */
+static inline uint32_t coterie_panel_bundle_steps(coterie_dtype_t dtype)
+{
+    return coterie_panel_bundle(dtype) * COTERIE_PANEL_GROUP /
+           coterie_panel_elements(dtype);
+}
+
+/* Which of a panel's vectors the weights of a step are, */
+static inline size_t coterie_panel_vector(coterie_dtype_t dtype, size_t step)
+{
+    const uint32_t steps = coterie_panel_bundle_steps(dtype);
+    return steps > 0 ? step + step / steps + 1 : step;
+}
+
+/* how many take so many steps, */
+static inline size_t coterie_panel_vectors(coterie_dtype_t dtype, size_t steps)
+{
+    return steps > 0 ? coterie_panel_vector(dtype, steps - 1) + 1 : 0;
+}
+
+/* and the bytes before a group's scales. */
+static inline size_t coterie_panel_scale_at(coterie_dtype_t dtype,
+                                            size_t group)
+{
+    const uint32_t bundle = coterie_panel_bundle(dtype);
+    const size_t vector =
+        group / bundle * (coterie_panel_bundle_steps(dtype) + 1);
+
+    return vector * COTERIE_PANEL_VECTOR +
+           group % bundle * (COTERIE_PANEL_VECTOR / bundle);
 }
 
 static inline int coterie_panel_word_elements(coterie_panel_words_t words)

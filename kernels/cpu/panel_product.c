@@ -88,11 +88,12 @@ static job_t job_of(const coterie_panel_product_t *product)
         .row_size = coterie_panel_row_size(method, product->in),
     };
 
-    job.panel_stride = (size_t)job.steps * COTERIE_PANEL_VECTOR;
+    job.panel_stride =
+        coterie_panel_vectors(method->dtype, job.steps) * COTERIE_PANEL_VECTOR;
     job.span = coterie_panel_span(COTERIE_WORDS_F32, method->dtype);
     job.scale_stride = coterie_panels_scales_size(
         method->dtype, COTERIE_PANEL_OUTPUTS, product->in);
-    if (job.span > 0)
+    if (job.scale_stride > 0 && job.span > 0)
         job.scale_span = job.scale_stride / divide_up(product->in, job.span);
     return job;
 }
@@ -134,8 +135,10 @@ static void compute(const job_t *job)
                 next = panel_at(job, 0, step + job->block);
             for (uint32_t t = 0; t < job->count; t++) {
                 coterie_panel_tile_t tile = tile_at(job, t, panel, step);
-                tile.ahead = next + (size_t)tile.steps * t / job->count *
-                                        COTERIE_PANEL_VECTOR;
+                tile.ahead =
+                    next + coterie_panel_vectors(product->method->dtype,
+                                                 tile.steps) *
+                               t / job->count * COTERIE_PANEL_VECTOR;
                 tile.ahead_step = COTERIE_PANEL_VECTOR / job->count;
                 tile_run(job, panel, least(product->panels - panel, wide),
                          &tile);
@@ -240,7 +243,8 @@ static const char *panel_at(const job_t *job, uint32_t panel, uint32_t step)
         panel -= product->panels;
     }
     return from + panel * job->panel_stride +
-           (size_t)step * COTERIE_PANEL_VECTOR;
+           coterie_panel_vectors(product->method->dtype, step) *
+               COTERIE_PANEL_VECTOR;
 }
 
 static uint32_t divide_up(uint32_t value, uint32_t by)

@@ -2,8 +2,13 @@
  * functions of vec_t and raw_t. */
 
 INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit);
-INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
-                         int minimum);
+INLINE vec_t panel_scale(const coterie_panel_tile_t *tile, int panel,
+                         coterie_dtype_t dtype, size_t span);
+INLINE vec_t panel_minimum(const coterie_panel_tile_t *tile, int panel,
+                           coterie_dtype_t dtype, size_t span);
+INLINE const char *panel_group_scale(const coterie_panel_tile_t *tile,
+                                     int panel, coterie_dtype_t dtype,
+                                     size_t group);
 INLINE const char *panel_span_word(const coterie_panel_tile_t *tile, int row,
                                    size_t span, size_t word);
 INLINE const char *panel_group_word(const coterie_panel_tile_t *tile, int row,
@@ -22,19 +27,33 @@ INLINE raw_t panel_bytes(const char *weight, coterie_dtype_t dtype, int unit)
     return dtype == COTERIE_DTYPE_MXFP4 ? raw_mxfp4_bytes(half) : half;
 }
 
-INLINE vec_t panel_scale(const char *scale, coterie_dtype_t dtype, size_t span,
-                         int minimum)
+INLINE vec_t panel_scale(const coterie_panel_tile_t *tile, int panel,
+                         coterie_dtype_t dtype, size_t span)
 {
     switch (dtype) {
     case COTERIE_DTYPE_FP8:
-        return vec_set_from(scale + span * sizeof(float));
+        return vec_set_from(tile->scale[panel] + span * sizeof(float));
     case COTERIE_DTYPE_MXFP4:
-        return vec_load_e8m0(scale + span * COTERIE_PANEL_OUTPUTS);
-    case COTERIE_DTYPE_INT4_ZERO:
-        return vec_load_f16(scale + (2 * span + (size_t)minimum) * 32);
+        return vec_load_e8m0(panel_group_scale(tile, panel, dtype, span));
     default:
-        return vec_load_f16(scale + span * 32);
+        return vec_load_f16(panel_group_scale(tile, panel, dtype, span));
     }
+}
+
+/* Of int4-zero: behind the scales. */
+INLINE vec_t panel_minimum(const coterie_panel_tile_t *tile, int panel,
+                           coterie_dtype_t dtype, size_t span)
+{
+    return vec_load_f16(panel_group_scale(tile, panel, dtype, span) +
+                        COTERIE_PANEL_VECTOR / 2);
+}
+
+INLINE const char *panel_group_scale(const coterie_panel_tile_t *tile,
+                                     int panel, coterie_dtype_t dtype,
+                                     size_t group)
+{
+    return tile->weight + (size_t)panel * tile->panel_stride +
+           coterie_panel_scale_at(dtype, group);
 }
 
 /* Of the words behind a row: those of a span of x, and what belongs to 32 of

@@ -58,7 +58,7 @@ INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
 INLINE void panel_byte_spans(const coterie_panel_tile_t *tile,
                              panel_shape_t shape, panel_state_t *state);
 INLINE void panel_steps(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                        size_t step, size_t steps, panel_state_t *state);
+                        size_t vector, size_t steps, panel_state_t *state);
 INLINE void panel_sums_clear(panel_shape_t shape, panel_state_t *state);
 INLINE vec_t panel_total(const panel_state_t *state, panel_shape_t shape,
                          int row, int panel);
@@ -68,9 +68,9 @@ INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
                              panel_shape_t shape, size_t group,
                              panel_state_t *state);
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int half, panel_state_t *state);
+                       size_t vector, int half, panel_state_t *state);
 INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int i, int half, panel_state_t *state);
+                       size_t vector, int i, int half, panel_state_t *state);
 INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t group, panel_state_t *state);
 INLINE void panel_fold_bytes(const coterie_panel_tile_t *tile,
@@ -147,13 +147,15 @@ INLINE void panel_spans(const coterie_panel_tile_t *tile, panel_shape_t shape,
 
     for (; step + steps <= tile->steps; span++, step += steps) {
         panel_sums_clear(shape, state);
-        panel_steps(tile, shape, step, steps, state);
+        panel_steps(tile, shape, coterie_panel_vector(shape.dtype, step),
+                    steps, state);
         panel_fold(tile, shape, span, state);
     }
     if (step == tile->steps)
         return;
     panel_sums_clear(shape, state);
-    panel_steps(tile, shape, step, tile->steps - step, state);
+    panel_steps(tile, shape, coterie_panel_vector(shape.dtype, step),
+                tile->steps - step, state);
     panel_fold(tile, shape, span, state);
 }
 
@@ -169,11 +171,12 @@ INLINE void panel_byte_spans(const coterie_panel_tile_t *tile,
     for (; step < tile->steps; span++) {
         panel_sums_clear(shape, state);
         do {
+            const size_t vector = coterie_panel_vector(shape.dtype, step);
             panel_dots_clear(tile, shape, group, state);
             if (step + steps <= tile->steps)
-                panel_steps(tile, shape, step, steps, state);
+                panel_steps(tile, shape, vector, steps, state);
             else
-                panel_steps(tile, shape, step, tile->steps - step, state);
+                panel_steps(tile, shape, vector, tile->steps - step, state);
             panel_fold(tile, shape, group++, state);
             step += steps;
         } while (group % groups != 0 && step < tile->steps);
@@ -182,27 +185,27 @@ INLINE void panel_byte_spans(const coterie_panel_tile_t *tile,
 }
 
 INLINE void panel_steps(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                        size_t step, size_t steps, panel_state_t *state)
+                        size_t vector, size_t steps, panel_state_t *state)
 {
     const size_t at_once = shape.words == COTERIE_WORDS_F32
                                ? 1
                            : shape.rows <= FEW_ROWS
                                ? UNITS_AT_ONCE
                                : (size_t)(UNITS_AT_ONCE / shape.units);
-    const size_t end = step + steps, whole = end - steps % at_once;
+    const size_t end = vector + steps, whole = end - steps % at_once;
 
     /* Not a loop: compilers unroll those after arrays became registers. */
-    for (; step < whole; step += at_once) {
-        panel_step(tile, shape, step, 0, state);
+    for (; vector < whole; vector += at_once) {
+        panel_step(tile, shape, vector, 0, state);
         if (at_once > 1)
-            panel_step(tile, shape, step + 1, 1, state);
+            panel_step(tile, shape, vector + 1, 1, state);
         if (at_once > 2) {
-            panel_step(tile, shape, step + 2, 0, state);
-            panel_step(tile, shape, step + 3, 1, state);
+            panel_step(tile, shape, vector + 2, 0, state);
+            panel_step(tile, shape, vector + 3, 1, state);
         }
     }
-    while (step < end)
-        panel_step(tile, shape, step++, 0, state);
+    while (vector < end)
+        panel_step(tile, shape, vector++, 0, state);
 }
 
 INLINE void panel_sums_clear(panel_shape_t shape, panel_state_t *state)
@@ -251,16 +254,16 @@ INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
 
 /* One vector of weights of each panel; sums of bytes go into a half. */
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int half, panel_state_t *state)
+                       size_t vector, int half, panel_state_t *state)
 {
     /* A single stream is for the processor to foresee. */
     if (shape.panels > 1 && tile->ahead != NULL)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-            __builtin_prefetch(tile->ahead + step * tile->ahead_step +
+            __builtin_prefetch(tile->ahead + vector * tile->ahead_step +
                                    (size_t)p * tile->panel_stride,
                                0, 3);
     UNROLL_ALL for (int i = 0; i < shape.units; i++)
-        panel_unit(tile, shape, step, i, shape.units > 1 ? i % 2 : half,
+        panel_unit(tile, shape, vector, i, shape.units > 1 ? i % 2 : half,
                    state);
     UNROLL for (int i = 0; i * ROWS_NEAR < shape.rows; i++)
         state->x[i] += shape.units * 4;
@@ -268,7 +271,7 @@ INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
 
 /* What meets the i-th words of the rows. */
 INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
-                       size_t step, int i, int half, panel_state_t *state)
+                       size_t vector, int i, int half, panel_state_t *state)
 {
     /* Of two elements in a bf16 word the second comes first. */
     const int u = shape.words == COTERIE_WORDS_F32
@@ -278,7 +281,7 @@ INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
     raw_t raw[COTERIE_PANELS_MAX];
 
     UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-        const char *at = tile->weight + step * COTERIE_PANEL_VECTOR +
+        const char *at = tile->weight + vector * COTERIE_PANEL_VECTOR +
                          (size_t)p * tile->panel_stride;
         if (shape.words == COTERIE_WORDS_F32)
             w[p] = panel_element(at, shape.dtype, u);
@@ -314,11 +317,11 @@ INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
     if (shape.dtype == COTERIE_DTYPE_INT8 && is_int8)
         return;
     UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
-        scale[p] = panel_scale(tile->scale[p], shape.dtype, group, 0);
+        scale[p] = panel_scale(tile, p, shape.dtype, group);
         if (shape.dtype == COTERIE_DTYPE_MXFP4 && is_int8)
             scale[p] = vec_mul(scale[p], vec_set(0.5f)); /* bytes: doubled */
         if (shape.dtype == COTERIE_DTYPE_INT4_ZERO)
-            minimum[p] = panel_scale(tile->scale[p], shape.dtype, group, 1);
+            minimum[p] = panel_minimum(tile, p, shape.dtype, group);
     }
     UNROLL_ALL for (int r = 0; r < shape.rows; r++)
         UNROLL_ALL for (int p = 0; p < shape.panels; p++) {

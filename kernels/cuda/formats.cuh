@@ -85,15 +85,8 @@ struct halves_format {
     }
 };
 
-/* Scales of 16 outputs side by side, SIZE bytes each, for every GROUP elements
- * of them; `ask` takes the lane's. */
-template <int SIZE, int GROUP> struct group_scales {
-    static __device__ __forceinline__ size_t at(uint32_t panel, uint32_t in,
-                                                uint32_t from)
-    {
-        return ((size_t)panel * ceil_div(in, GROUP) + from / GROUP) * PANEL *
-               SIZE;
-    }
+/* Scales of 16 outputs side by side, SIZE bytes each; `ask` takes the lane's. */
+template <int SIZE> struct output_scales {
     static __device__ __forceinline__ uint4 ask(const char *scales,
                                                 uint32_t output)
     {
@@ -112,11 +105,16 @@ template <int SIZE, int GROUP> struct group_scales {
 };
 
 struct bf16_format {
-    enum { VECTORS = 4, SCALED = 0 };
+    enum { VECTORS = 4, SCALED = 0, BUNDLE = 0 };
 };
 
-struct int8_format : bytes_format, group_scales<4, 1 << 30> {
-    enum { SCALED = 1 };
+struct int8_format : bytes_format, output_scales<4> {
+    enum { SCALED = 1, BUNDLE = 0 };
+    static __device__ __forceinline__ size_t at(uint32_t panel, uint32_t,
+                                                uint32_t)
+    {
+        return (size_t)panel * PANEL * sizeof(float);
+    }
     static __device__ __forceinline__ float value(uint32_t code)
     {
         return (float)(int8_t)code;
@@ -131,8 +129,8 @@ struct int8_format : bytes_format, group_scales<4, 1 << 30> {
     }
 };
 
-struct int8_group_format : bytes_format, group_scales<2, STEP> {
-    enum { SCALED = 1 };
+struct int8_group_format : bytes_format, output_scales<2> {
+    enum { SCALED = 1, BUNDLE = 2 };
     static __device__ __forceinline__ float value(uint32_t code)
     {
         return (float)(int8_t)code;
@@ -147,8 +145,8 @@ struct int8_group_format : bytes_format, group_scales<2, STEP> {
     }
 };
 
-struct int4_format : halves_format, group_scales<2, STEP> {
-    enum { SCALED = 1 };
+struct int4_format : halves_format, output_scales<2> {
+    enum { SCALED = 1, BUNDLE = 2 };
     static __device__ __forceinline__ float value(uint32_t code)
     {
         return (float)((int)code - 8);
@@ -165,17 +163,12 @@ struct int4_format : halves_format, group_scales<2, STEP> {
 
 /* A group's 16 scales come before its 16 minimums. */
 struct int4_zero_format : halves_format {
-    enum { SCALED = 1 };
-    static __device__ __forceinline__ size_t at(uint32_t panel, uint32_t in,
-                                                uint32_t from)
-    {
-        return 2 * group_scales<2, STEP>::at(panel, in, from);
-    }
+    enum { SCALED = 1, BUNDLE = 1 };
     static __device__ __forceinline__ uint4 ask(const char *scales,
                                                 uint32_t output)
     {
-        const uint4 s = group_scales<2, STEP>::ask(scales, output);
-        const uint4 m = group_scales<2, STEP>::ask(scales, PANEL + output);
+        const uint4 s = output_scales<2>::ask(scales, output);
+        const uint4 m = output_scales<2>::ask(scales, PANEL + output);
 
         return make_uint4(s.x, s.y, m.x, m.y);
     }
@@ -193,8 +186,8 @@ struct int4_zero_format : halves_format {
     }
 };
 
-struct mxfp4_format : halves_format, group_scales<1, STEP> {
-    enum { SCALED = 1 };
+struct mxfp4_format : halves_format, output_scales<1> {
+    enum { SCALED = 1, BUNDLE = 4 };
     static __device__ __forceinline__ float value(uint32_t code)
     {
         return fp4_widen(code);
@@ -211,7 +204,7 @@ struct mxfp4_format : halves_format, group_scales<1, STEP> {
 
 /* One scale for a block of outputs and elements. */
 struct fp8_format : bytes_format {
-    enum { SCALED = 1 };
+    enum { SCALED = 1, BUNDLE = 0 };
     static __device__ __forceinline__ size_t at(uint32_t panel, uint32_t in,
                                                 uint32_t from)
     {
@@ -237,6 +230,34 @@ struct fp8_format : bytes_format {
         return 0;
     }
 };
+
+/* Where in a panel the vector that has weights of a step's index is, */
+template <class F>
+static __device__ __forceinline__ size_t panel_vector(uint32_t index)
+{
+    enum { STEPS = F::BUNDLE * (STEP / 8) * F::VECTORS };
+
+    if constexpr (F::BUNDLE > 0)
+        index += index / STEPS + 1;
+    return (size_t)index * VECTOR;
+}
+
+/* the scales of a group are, where bundles have them, */
+template <class F>
+static __device__ __forceinline__ size_t panel_scales(uint32_t group)
+{
+    enum { STEPS = F::BUNDLE * (STEP / 8) * F::VECTORS };
+
+    return (size_t)(group / F::BUNDLE) * (STEPS + 1) * VECTOR +
+           group % F::BUNDLE * (VECTOR / F::BUNDLE);
+}
+
+/* and a panel of so many such vectors ends. */
+template <class F>
+static __device__ __forceinline__ size_t panel_size(uint32_t count)
+{
+    return panel_vector<F>(count - 1) + VECTOR;
+}
 
 /* A lane's vectors of one step to pairs. */
 template <class F>

@@ -32,7 +32,7 @@ template <class F, int TILES> struct block_t {
 
 /* One matrix of an expert. */
 struct matrix_t {
-    const void *panels, *scales;
+    const void *panels, *scales; /* NULL: not apart from panels */
 };
 
 /* What a block computes. */
@@ -82,6 +82,17 @@ static __device__ __forceinline__ uint32_t lane_output(void)
     return threadIdx.x % WARP / 4 % 4 * 4;
 }
 
+/* Of the weights from an inner element on. */
+template <class F>
+static __device__ __forceinline__ const char *
+scales_of(const product_t &p, const char *panel, uint32_t from)
+{
+    if constexpr (F::BUNDLE > 0)
+        return panel + panel_scales<F>(from / STEP);
+    else
+        return (const char *)p.matrix.scales + F::at(p.panel, p.in, from);
+}
+
 template <class F>
 static __device__ __forceinline__ void weights_ask(const product_t &p,
                                                    uint32_t from,
@@ -90,21 +101,19 @@ static __device__ __forceinline__ void weights_ask(const product_t &p,
     const uint32_t elements = 8 / F::VECTORS; /* of an output in a vector */
     const uint32_t count = ceil_div(p.in, elements);
     const uint32_t first = (from / 8 + threadIdx.x % 4) * F::VECTORS;
-    const char *panel = (const char *)p.matrix.panels +
-                        (size_t)p.panel * count * VECTOR + lane_output() * 4;
+    const char *panel =
+        (const char *)p.matrix.panels + p.panel * panel_size<F>(count);
 
 #pragma unroll
     for (int i = 0; i < F::VECTORS; i++) {
         w->vector[i] = make_uint4(0, 0, 0, 0);
         if (p.matrix.panels != NULL && first + i < count)
-            w->vector[i] =
-                load_stream(panel + (size_t)(first + i) * VECTOR);
+            w->vector[i] = load_stream(panel + panel_vector<F>(first + i) +
+                                       lane_output() * 4);
     }
     if constexpr (F::SCALED)
         if (p.matrix.panels != NULL && from < p.in)
-            w->scale = F::ask((const char *)p.matrix.scales +
-                                  F::at(p.panel, p.in, from),
-                              lane_output());
+            w->scale = F::ask(scales_of<F>(p, panel, from), lane_output());
 }
 
 template <class F, int TILES>
