@@ -33,10 +33,12 @@ struct coterie_reader {
     coterie_io_setup_t setup;
     bool direct;
     pthread_t thread;
+    pthread_mutex_t submitting; /* held by whoever calls io's submit, and
+                                 * taken before the other */
     pthread_mutex_t mutex; /* guards what follows */
     coterie_io_t *io;
-    bool refused; /* io takes no more: another one must */
-    bool dead;    /* and there is no other */
+    bool refused; /* io takes no more: the thread looks for another one, */
+    bool dead;    /* of which there is none */
     bool closing;
     bool alone; /* whoever waits */
     queue_t queues[COTERIE_URGENCY_COUNT];
@@ -44,20 +46,27 @@ struct coterie_reader {
     coterie_piece_t *spare, *again; /* lists: unused, and to be tried again */
     uint32_t under_way;
     size_t flight, flight_guesses; /* bytes of these, and those on guesses */
+    uint64_t demanded; /* bytes of demands that are not under way */
     uint64_t bytes, retries;
     coterie_piece_t *landed; /* the thread's: to be verified, in that order */
 };
 
-static void wake(coterie_reader_t *reader);
+static void stir(coterie_reader_t *reader);
 static void *reader_main(void *arg);
 static bool fill(coterie_reader_t *reader);
+static void push(coterie_reader_t *reader);
 static void submit(coterie_reader_t *reader, coterie_piece_t *piece);
 static coterie_piece_t *piece_pick(coterie_reader_t *reader);
+static coterie_piece_t *piece_next(coterie_reader_t *reader);
 static coterie_piece_t *piece_cut(coterie_reader_t *reader);
 static coterie_read_t *read_next(const coterie_reader_t *reader,
                                  size_t *size_p);
+static size_t demands_most(const coterie_reader_t *reader,
+                           const coterie_read_t *read);
+static uint64_t read_left(const coterie_read_t *read);
 static size_t piece_size(const coterie_read_t *read, size_t most);
-static void replace_io(coterie_reader_t *reader);
+static bool replace_io(coterie_reader_t *reader);
+static void lost_settle(coterie_reader_t *reader);
 static void flight_change(coterie_reader_t *reader,
                           const coterie_piece_t *piece, bool begins);
 static void piece_landed(coterie_reader_t *reader, coterie_piece_t *piece);
@@ -88,6 +97,7 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
     for (size_t i = 0; i < PIECES; i++)
         piece_release(reader, &reader->pieces[i]);
     pthread_mutex_init(&reader->mutex, NULL);
+    pthread_mutex_init(&reader->submitting, NULL);
     status = coterie_reader_file_open(options->file, &reader->setup.descriptor,
                                       &reader->direct);
     if (status == COTERIE_OK)
@@ -108,6 +118,7 @@ coterie_status_t coterie_reader_create(const coterie_reader_options_t *options,
     }
     if (reader->setup.descriptor >= 0)
         close(reader->setup.descriptor);
+    pthread_mutex_destroy(&reader->submitting);
     pthread_mutex_destroy(&reader->mutex);
     free(reader);
     return status;
@@ -132,8 +143,8 @@ void coterie_reader_start(coterie_reader_t *reader, coterie_read_t *read,
     read->dropped = false;
     read->status = COTERIE_OK;
     queue_add(reader, read);
-    wake(reader);
     pthread_mutex_unlock(&reader->mutex);
+    stir(reader);
 }
 
 void coterie_reader_promote(coterie_reader_t *reader, coterie_read_t *read)
@@ -147,9 +158,9 @@ void coterie_reader_promote(coterie_reader_t *reader, coterie_read_t *read)
         if (read->chunk_next < read->chunk_count &&
             read->status == COTERIE_OK)
             queue_add(reader, read);
-        wake(reader);
     }
     pthread_mutex_unlock(&reader->mutex);
+    stir(reader);
 }
 
 bool coterie_reader_drop(coterie_reader_t *reader, coterie_read_t *read)
@@ -228,16 +239,22 @@ void coterie_reader_destroy(coterie_reader_t *reader)
     coterie_reader_stop(reader);
     reader->io->ops->close(reader->io);
     close(reader->setup.descriptor);
+    pthread_mutex_destroy(&reader->submitting);
     pthread_mutex_destroy(&reader->mutex);
     free(reader);
 }
 
-/* The reader's own thread, in a call of done, looks for itself before it waits
- * again. */
-static void wake(coterie_reader_t *reader)
+/* Whoever has a read to begin submits it, which is faster than to wake a thread.
+ * The reader's own, in a call of done, looks before it waits again. */
+static void stir(coterie_reader_t *reader)
 {
-    if (!pthread_equal(pthread_self(), reader->thread))
+    if (pthread_equal(pthread_self(), reader->thread))
+        return;
+    push(reader);
+    pthread_mutex_lock(&reader->mutex);
+    if (reader->refused)
         reader->io->ops->wake(reader->io);
+    pthread_mutex_unlock(&reader->mutex);
 }
 
 /* Whatever has arrived is replaced by what is next before any of it is
@@ -261,55 +278,64 @@ static void *reader_main(void *arg)
 /* False when the reader closes and nothing is under way any more. */
 static bool fill(coterie_reader_t *reader)
 {
-    coterie_piece_t *piece;
     bool more;
 
-    while ((piece = piece_pick(reader)) != NULL)
-        submit(reader, piece);
+    do
+        push(reader);
+    while (replace_io(reader));
+    lost_settle(reader);
     pthread_mutex_lock(&reader->mutex);
     more = !reader->closing || reader->under_way > 0;
     pthread_mutex_unlock(&reader->mutex);
     return more;
 }
 
+static void push(coterie_reader_t *reader)
+{
+    coterie_piece_t *piece;
+
+    pthread_mutex_lock(&reader->submitting);
+    while ((piece = piece_pick(reader)) != NULL)
+        submit(reader, piece);
+    pthread_mutex_unlock(&reader->submitting);
+}
+
+/* No io is replaced while a piece is under way, as this one is. */
 static void submit(coterie_reader_t *reader, coterie_piece_t *piece)
 {
-    if (!reader->dead && reader->io->ops->submit(reader->io, piece))
+    if (reader->io->ops->submit(reader->io, piece))
         return;
     pthread_mutex_lock(&reader->mutex);
     flight_change(reader, piece, false);
-    if (!reader->dead) {
-        reader->refused = true;
-        piece->next = reader->again;
-        reader->again = piece;
-        replace_io(reader);
-    }
+    reader->refused = true;
+    piece->next = reader->again;
+    reader->again = piece;
     pthread_mutex_unlock(&reader->mutex);
-    if (reader->dead) {
-        piece->result = -EIO;
-        piece->tries = TRIES_MOST;
-        piece_settle(reader, piece, false, 0);
-    }
 }
 
-/* What failed goes first: it is the oldest. */
 static coterie_piece_t *piece_pick(coterie_reader_t *reader)
 {
     coterie_piece_t *piece = NULL;
 
     pthread_mutex_lock(&reader->mutex);
-    if (!reader->refused && !reader->closing && reader->under_way < DEPTH) {
-        piece = reader->again;
-        if (piece != NULL)
-            reader->again = piece->next;
-        else
-            piece = piece_cut(reader);
-    }
+    if (!reader->refused && !reader->closing && reader->under_way < DEPTH)
+        piece = piece_next(reader);
     if (piece != NULL) {
         piece->tries++;
         flight_change(reader, piece, true);
     }
     pthread_mutex_unlock(&reader->mutex);
+    return piece;
+}
+
+/* What failed goes first: it is the oldest. */
+static coterie_piece_t *piece_next(coterie_reader_t *reader)
+{
+    coterie_piece_t *piece = reader->again;
+
+    if (piece == NULL)
+        return piece_cut(reader);
+    reader->again = piece->next;
     return piece;
 }
 
@@ -333,6 +359,8 @@ static coterie_piece_t *piece_cut(coterie_reader_t *reader)
                                .guess =
                                    read->urgency == COTERIE_URGENCY_GUESS};
     read->under_way++;
+    if (!piece->guess)
+        reader->demanded -= size;
     read->chunk_next += (uint32_t)coterie_store_chunks(size);
     if (read->chunk_next == read->chunk_count)
         queue_remove(reader, read);
@@ -345,13 +373,12 @@ static coterie_read_t *read_next(const coterie_reader_t *reader,
                                  size_t *size_p)
 {
     coterie_read_t *read = reader->queues[COTERIE_URGENCY_DEMAND].first;
-    size_t most =
-        reader->alone ? COTERIE_READER_ALONE : COTERIE_READER_TOGETHER;
 
     if (read != NULL) {
         *size_p = piece_size(read, reader->alone ? PIECE_ALONE
                                                  : COTERIE_STORE_CHUNK);
-        return reader->flight + *size_p <= most ? read : NULL;
+        return reader->flight + *size_p <= demands_most(reader, read) ? read
+                                                                      : NULL;
     }
     read = reader->queues[COTERIE_URGENCY_GUESS].first;
     if (read == NULL || reader->flight > reader->flight_guesses ||
@@ -361,28 +388,71 @@ static coterie_read_t *read_next(const coterie_reader_t *reader,
     return reader->flight + *size_p <= COTERIE_READER_GUESSES ? read : NULL;
 }
 
-static size_t piece_size(const coterie_read_t *read, size_t most)
+static size_t demands_most(const coterie_reader_t *reader,
+                           const coterie_read_t *read)
+{
+    uint64_t half = (reader->flight + reader->demanded) / 2;
+
+    if (!reader->alone)
+        return COTERIE_READER_TOGETHER;
+    if (read->chunk_next > 0 || half > COTERIE_READER_ALONE)
+        return COTERIE_READER_ALONE;
+    return half > COTERIE_READER_BEGUN ? half : COTERIE_READER_BEGUN;
+}
+
+static uint64_t read_left(const coterie_read_t *read)
 {
     uint64_t at = (uint64_t)read->chunk_next * COTERIE_STORE_CHUNK;
 
-    return read->size - at < most ? (size_t)(read->size - at) : most;
+    return at < read->size ? read->size - at : 0;
 }
 
-/* Once the backend that refused has given back everything it had. */
-static void replace_io(coterie_reader_t *reader)
+static size_t piece_size(const coterie_read_t *read, size_t most)
+{
+    uint64_t left = read_left(read);
+
+    return left < most ? (size_t)left : most;
+}
+
+/* Once the backend that refused has given back everything it had.
+ * @return whether there is another one to try */
+static bool replace_io(coterie_reader_t *reader)
 {
     coterie_io_t *old = reader->io;
+    bool due, replaced = false;
 
-    if (!reader->refused || reader->dead || reader->under_way > 0)
-        return;
-    if (old->ops == &coterie_io_pool ||
-        coterie_io_pool.open(&reader->setup, &reader->io) != COTERIE_OK)
-        reader->dead = true;
-    else
+    pthread_mutex_lock(&reader->mutex);
+    due = reader->refused && !reader->dead && reader->under_way == 0;
+    if (due) {
+        replaced = old->ops != &coterie_io_pool &&
+                   coterie_io_pool.open(&reader->setup, &reader->io) ==
+                       COTERIE_OK;
+        reader->dead = !replaced;
+        reader->refused = !replaced;
+    }
+    pthread_mutex_unlock(&reader->mutex);
+    if (replaced) {
         old->ops->close(old);
-    if (!reader->dead)
         coterie_reader_announce("io_uring is refused from now on");
-    reader->refused = false;
+    }
+    return replaced;
+}
+
+/* What nothing reads any more fails. */
+static void lost_settle(coterie_reader_t *reader)
+{
+    coterie_piece_t *piece;
+
+    for (;;) {
+        pthread_mutex_lock(&reader->mutex);
+        piece = reader->dead && !reader->closing ? piece_next(reader) : NULL;
+        pthread_mutex_unlock(&reader->mutex);
+        if (piece == NULL)
+            return;
+        piece->result = -EIO;
+        piece->tries = TRIES_MOST;
+        piece_settle(reader, piece, false, 0);
+    }
 }
 
 static void flight_change(coterie_reader_t *reader,
@@ -407,7 +477,6 @@ static void piece_landed(coterie_reader_t *reader, coterie_piece_t *piece)
     *place = piece;
     pthread_mutex_lock(&reader->mutex);
     flight_change(reader, piece, false);
-    replace_io(reader);
     pthread_mutex_unlock(&reader->mutex);
 }
 
@@ -508,6 +577,8 @@ static void queue_add(coterie_reader_t *reader, coterie_read_t *read)
         queue->first = read;
     queue->last = read;
     read->queued = true;
+    if (read->urgency == COTERIE_URGENCY_DEMAND)
+        reader->demanded += read_left(read);
 }
 
 static void queue_remove(coterie_reader_t *reader, coterie_read_t *read)
@@ -523,4 +594,6 @@ static void queue_remove(coterie_reader_t *reader, coterie_read_t *read)
     else
         queue->last = read->previous;
     read->queued = false;
+    if (read->urgency == COTERIE_URGENCY_DEMAND)
+        reader->demanded -= read_left(read);
 }

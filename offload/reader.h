@@ -3,7 +3,8 @@
 /* Reads records of an expert store into an arena: cut into pieces of which few
  * are under way at a time, so that a read that somebody waits for never waits
  * long behind those that somebody guessed. One thread of the reader's own
- * submits pieces, verifies checksums and tries again what went wrong. */
+ * takes what has arrived, verifies checksums and tries again what went wrong;
+ * pieces are submitted by it and by whoever has a read to begin. */
 #include <coterie/tiers.h>
 
 #include "experts/datafile.h"
@@ -12,11 +13,15 @@
 /* Bytes under way at most. What is under way is latency for the demand that
  * comes next, on a drive that answers all it has at once even twice as much: a
  * demand of a chunk beside guesses is done when at most 4 MiB are. Where one
- * rank waits, all demands are of the set that it waits for, so more of them
- * delay nobody, and win where a drive answers several requests at a time. Where
- * several ranks wait, nobody's demand is behind more than 4 MiB. */
+ * rank waits, all demands are of the set that it waits for: one that is begun
+ * goes out whole, and another is begun as long as that leaves half of what is
+ * demanded for later, or few bytes are under way. For what comes last is
+ * verified and computed while the drive rests, and where a drive answers all it
+ * has at once, all of that comes last. Where several ranks wait, nobody's
+ * demand is behind more than 4 MiB. */
 enum {
     COTERIE_READER_ALONE = 32 << 20,
+    COTERIE_READER_BEGUN = 8 << 20,
     COTERIE_READER_TOGETHER = 4 << 20,
     COTERIE_READER_GUESSES = 2 << 20
 };

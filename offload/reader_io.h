@@ -1,7 +1,7 @@
 #ifndef COTERIE_OFFLOAD_READER_IO_H
 #define COTERIE_OFFLOAD_READER_IO_H
 /* How bytes of a file get into memory. The reader thread alone calls a
- * backend, except for wake. */
+ * backend, except for wake, and for submit, which one at a time calls. */
 #include <stdbool.h>
 
 #include "offload/arena.h"

@@ -53,6 +53,7 @@ const coterie_io_ops_t coterie_io_iopoll =
 static coterie_status_t ring_open(const coterie_io_setup_t *setup,
                                   const coterie_io_ops_t *ops,
                                   unsigned flags, coterie_io_t **io_p);
+static void ring_signal(ring_t *ring);
 static int ring_try(ring_t *ring, const coterie_io_setup_t *setup);
 static int ring_register(ring_t *ring, const coterie_io_setup_t *setup);
 static void buffers_register(ring_t *ring, const coterie_io_setup_t *setup);
@@ -91,12 +92,16 @@ static bool ring_submit(coterie_io_t *io, coterie_piece_t *piece)
         io_uring_prep_read(sqe, 0, piece->data, piece->size, piece->offset);
     io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data(sqe, piece);
+    __atomic_add_fetch(&ring->under_way, 1, __ATOMIC_RELEASE);
     do
         taken = io_uring_submit(&ring->uring);
     while (taken == -EINTR);
-    if (taken < 1) /* with SQPOLL, those before may be counted again */
+    if (taken < 1) { /* with SQPOLL, those before may be counted again */
+        __atomic_sub_fetch(&ring->under_way, 1, __ATOMIC_RELAXED);
         return false;
-    ring->under_way++;
+    }
+    if (ring->polled) /* by a thread that may be asleep */
+        ring_signal(ring);
     return true;
 }
 
@@ -114,25 +119,26 @@ static coterie_piece_t *ring_wait(coterie_io_t *io, bool block)
             return NULL;
         if (__atomic_exchange_n(&ring->woken, false, __ATOMIC_ACQUIRE))
             return NULL;
-        if (ring->polled && ring->under_way > 0)
+        if (ring->polled &&
+            __atomic_load_n(&ring->under_way, __ATOMIC_ACQUIRE) > 0)
             io_uring_wait_cqe(&ring->uring, &cqe);
         else
             (void)!read(ring->event, &signals, sizeof(signals));
     }
     coterie_piece_t *piece = io_uring_cqe_get_data(cqe);
+    /* Whatever who submitted it wrote is seen from here on. */
+    __atomic_sub_fetch(&ring->under_way, 1, __ATOMIC_ACQUIRE);
     piece->result = cqe->res;
     io_uring_cqe_seen(&ring->uring, cqe);
-    ring->under_way--;
     return piece;
 }
 
 static void ring_wake(coterie_io_t *io)
 {
     ring_t *ring = (ring_t *)io;
-    uint64_t one = 1;
 
     __atomic_store_n(&ring->woken, true, __ATOMIC_RELEASE);
-    (void)!write(ring->event, &one, sizeof(one));
+    ring_signal(ring);
 }
 
 static void ring_close(coterie_io_t *io)
@@ -176,6 +182,13 @@ static coterie_status_t ring_open(const coterie_io_setup_t *setup,
     buffers_register(ring, setup);
     *io_p = &ring->base;
     return COTERIE_OK;
+}
+
+static void ring_signal(ring_t *ring)
+{
+    uint64_t one = 1;
+
+    (void)!write(ring->event, &one, sizeof(one));
 }
 
 /* Whether a drive can be polled is known when it is: reads the file's first

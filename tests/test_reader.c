@@ -155,10 +155,49 @@ Test(reader, never_has_more_than_two_mebibytes_of_guesses_under_way)
     expect_under_way(COTERIE_URGENCY_GUESS, 1, 2);
 }
 
-/* 15 times 2 MiB and what is left of a record; another 2 MiB do not fit. */
-Test(reader, never_has_more_than_thirty_two_mebibytes_under_way)
+/* Eight of sixteen records, in two pieces each. */
+Test(reader, leaves_half_of_the_demands_for_a_second_turn)
 {
-    expect_under_way(COTERIE_URGENCY_DEMAND, 1, 30);
+    expect_under_way(COTERIE_URGENCY_DEMAND, 1, 16);
+}
+
+/* Three records of 2 MiB and a little; another 2 MiB do not fit. */
+Test(reader, begins_few_demands_only_up_to_eight_mebibytes)
+{
+    bench_t b;
+
+    bench_open(&b, &fault_io);
+    fault_hold();
+    for (uint32_t i = 0; i < 4; i++)
+        start(&b, i, COTERIE_URGENCY_DEMAND);
+    fault_await(6);
+    usleep(10000);
+    cr_expect(eq(u32, 6, fault_submitted()));
+    fault_let(FAULT_ALWAYS);
+    await(&b, 4);
+    bench_close(&b);
+}
+
+/* 16 times 2 MiB; what is left waits. */
+Test(reader, sends_a_record_out_whole_up_to_thirty_two_mebibytes)
+{
+    bench_t b;
+
+    bench_open(&b, &fault_io);
+    fault_hold();
+    b.reads[0].size = RECORDS * (uint64_t)RECORD;
+    b.reads[0].hashes = NULL;
+    start(&b, 0, COTERIE_URGENCY_DEMAND);
+    start(&b, 1, COTERIE_URGENCY_DEMAND);
+    fault_await(16);
+    usleep(10000);
+    cr_expect(eq(u32, 16, fault_submitted()));
+    for (uint32_t i = 0; i < 16; i++)
+        cr_expect(eq(u64, fault_offset(i),
+                     b.reads[0].offset + i * 2ull * COTERIE_STORE_CHUNK));
+    fault_let(FAULT_ALWAYS);
+    await(&b, 2);
+    bench_close(&b);
 }
 
 /* Whoever comes next waits behind no more, whatever others read. Pieces are of
