@@ -174,6 +174,20 @@ bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items)
     return ready;
 }
 
+bool coterie_tiers_more(coterie_tiers_t *tiers, coterie_items_t items)
+{
+    uint32_t at;
+    bool more;
+
+    if (tiers->guest != NULL)
+        return false;
+    pthread_mutex_lock(&tiers->mutex);
+    more = tiers->queue_first == COTERIE_ITEM_NONE &&
+           take_one(tiers, items, &at);
+    pthread_mutex_unlock(&tiers->mutex);
+    return more;
+}
+
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t ordinal,
                            uint32_t rows)
 {

@@ -87,6 +87,10 @@ coterie_status_t coterie_tiers_take(coterie_tiers_t *tiers,
 /* Whether take would not wait. A guest cannot know: false. */
 bool coterie_tiers_ready(coterie_tiers_t *tiers, coterie_items_t items);
 
+/* Whether another one is there and can be taken along, as nobody waits for a
+ * slot. A guest cannot know: false. */
+bool coterie_tiers_more(coterie_tiers_t *tiers, coterie_items_t items);
+
 /* @param rows  that were computed with it */
 void coterie_tiers_release(coterie_tiers_t *tiers, uint32_t item,
                            uint32_t rows);

@@ -24,9 +24,12 @@ typedef struct wave {
     uint32_t begin, end; /* slots */
     void *scratch;       /* the kernel's */
     float *inputs, *outputs; /* [WAVE_PAIRS, hidden] */
-    uint32_t *ordinals;      /* [WAVE_PAIRS]: 0, 1, 2.. */
     float *ones;             /* [WAVE_PAIRS] */
     uint32_t *items, *slots, *others; /* [slot_count] */
+    /* Of experts that are there at a time, computed by one call: */
+    uint32_t *batch, *first;           /* slots; pairs, [slot_count + 1] */
+    uint32_t *pairs;                   /* [WAVE_PAIRS] */
+    coterie_expert_weights_t *weights; /* [slot_count] */
 } wave_t;
 
 static size_t wave_carve(wave_t *w, char *scratch);
@@ -35,8 +38,11 @@ static uint32_t wave_end(const wave_t *w);
 static coterie_status_t wave_run(wave_t *w);
 static uint32_t wave_items(wave_t *w);
 static void rest_guess(wave_t *w);
-static void expert_compute(wave_t *w, uint32_t slot,
-                           const unsigned char *record, bool alone);
+static coterie_status_t batch_take(wave_t *w, coterie_items_t items,
+                                   uint32_t *count_p);
+static void batch_compute(wave_t *w, uint32_t count);
+static void expert_compute(wave_t *w);
+static void batch_release(const wave_t *w, uint32_t count);
 static void wave_add(const wave_t *w);
 static uint32_t pairs_of(const wave_t *w, uint32_t slot);
 static uint32_t item_of(const wave_t *w, uint32_t slot);
@@ -62,10 +68,8 @@ coterie_status_t coterie_bank_tiers_compute(const coterie_bank_t *bank,
     coterie_status_t status = COTERIE_OK;
 
     wave_carve(&w, scratch);
-    for (uint32_t i = 0; i < WAVE_PAIRS; i++) {
-        w.ordinals[i] = i;
+    for (uint32_t i = 0; i < WAVE_PAIRS; i++)
         w.ones[i] = 1;
-    }
     coterie_bank_tiers_route(bank, layer, rows, w.items, w.others);
     while (w.begin < bank->slot_count && status == COTERIE_OK) {
         w.end = wave_end(&w);
@@ -96,17 +100,21 @@ static size_t wave_carve(wave_t *w, char *scratch)
 {
     const coterie_bank_t *bank = w->bank;
     size_t rows = WAVE_PAIRS * (size_t)bank->shape.hidden * sizeof(float);
-    size_t slots = bank->slot_count * sizeof(uint32_t), at = 0;
+    size_t slots = (bank->slot_count + 1) * sizeof(uint32_t), at = 0;
 
     w->scratch = carve(scratch, &at,
                        coterie_pool_scratch(bank->pool, &bank->shape));
     w->inputs = carve(scratch, &at, rows);
     w->outputs = carve(scratch, &at, rows);
-    w->ordinals = carve(scratch, &at, WAVE_PAIRS * sizeof(uint32_t));
     w->ones = carve(scratch, &at, WAVE_PAIRS * sizeof(float));
     w->items = carve(scratch, &at, slots);
     w->slots = carve(scratch, &at, slots);
     w->others = carve(scratch, &at, slots);
+    w->batch = carve(scratch, &at, slots);
+    w->first = carve(scratch, &at, slots);
+    w->pairs = carve(scratch, &at, WAVE_PAIRS * sizeof(uint32_t));
+    w->weights = carve(scratch, &at,
+                       bank->slot_count * sizeof(*w->weights));
     return at;
 }
 
@@ -138,19 +146,18 @@ static coterie_status_t wave_run(wave_t *w)
         return COTERIE_OK;
     coterie_tiers_want(tiers, items);
     rest_guess(w);
-    for (uint32_t left = items.count; left > 0; left--) {
-        const void *record;
-        uint32_t at;
-        coterie_status_t status =
-            coterie_tiers_take(tiers, items, &at, &record);
+    for (uint32_t left = items.count, count; left > 0; left -= count) {
+        coterie_status_t status = batch_take(w, items, &count);
 
         if (status != COTERIE_OK) {
             coterie_tiers_abandon(tiers, items);
             return status;
         }
-        expert_compute(w, w->slots[at], record, alone);
-        coterie_tiers_release(tiers, item_of(w, w->slots[at]),
-                              pairs_of(w, w->slots[at]));
+        if (alone)
+            expert_compute(w);
+        else
+            batch_compute(w, count);
+        batch_release(w, count);
     }
     if (!alone)
         wave_add(w);
@@ -182,34 +189,79 @@ static void rest_guess(wave_t *w)
     coterie_tiers_guess(w->bank->tiers, rest);
 }
 
-static void expert_compute(wave_t *w, uint32_t slot,
-                           const unsigned char *record, bool alone)
+/* Waits for one, and takes what else is there: threads share several experts
+ * better than one at a time. What was taken when another's read failed goes
+ * back. */
+static coterie_status_t batch_take(wave_t *w, coterie_items_t items,
+                                   uint32_t *count_p)
 {
-    const uint32_t *first = w->rows->first + slot;
-    const uint32_t pairs = pairs_of(w, slot), none[2] = {0, pairs};
+    coterie_tiers_t *tiers = w->bank->tiers;
+    uint32_t count = 0;
+
+    do {
+        const void *record;
+        uint32_t at;
+        coterie_status_t status =
+            coterie_tiers_take(tiers, items, &at, &record);
+
+        if (status != COTERIE_OK) {
+            batch_release(w, count);
+            return status;
+        }
+        w->weights[count] = coterie_bank_weights(&w->bank->format, record);
+        w->batch[count++] = w->slots[at];
+    } while (coterie_tiers_more(tiers, items));
+    *count_p = count;
+    return COTERIE_OK;
+}
+
+/* Each pair's output goes to a row of its own. */
+static void batch_compute(wave_t *w, uint32_t count)
+{
+    const uint32_t first = w->rows->first[w->begin];
+    const uint32_t all = w->rows->first[w->end] - first;
     const size_t hidden = w->bank->shape.hidden;
-    const coterie_expert_weights_t expert =
-        coterie_bank_weights(&w->bank->format, record);
+    uint32_t pairs = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t *range = w->rows->first + w->batch[i];
+
+        w->first[i] = pairs;
+        for (uint32_t j = range[0]; j < range[1]; j++) {
+            w->pairs[pairs++] = j - first;
+            memcpy(w->inputs + (j - first) * hidden,
+                   w->x + w->rows->row[j] * hidden, hidden * sizeof(float));
+            memset(w->outputs + (j - first) * hidden, 0,
+                   hidden * sizeof(float));
+        }
+    }
+    w->first[count] = pairs;
+    coterie_bank_ffn(
+        w->bank,
+        (coterie_ffn_call_t){
+            NULL, w->weights,
+            &(coterie_expert_rows_t){count, all, w->first, w->pairs,
+                                     w->ones},
+            w->inputs, w->outputs, w->scratch});
+}
+
+/* The wave's only one. */
+static void expert_compute(wave_t *w)
+{
     coterie_expert_rows_t rows = *w->rows;
-    float *outputs = w->outputs + (*first - w->rows->first[w->begin]) * hidden;
 
     rows.expert_count = 1;
-    rows.first = first;
-    if (alone) {
-        coterie_bank_ffn(w->bank,
-                         (coterie_ffn_call_t){NULL, &expert, &rows, w->x,
-                                              w->sums, w->scratch});
-        return;
-    }
-    for (uint32_t i = 0; i < pairs; i++)
-        memcpy(w->inputs + i * hidden,
-               w->x + w->rows->row[*first + i] * hidden,
-               hidden * sizeof(float));
-    memset(outputs, 0, pairs * hidden * sizeof(float));
-    rows = (coterie_expert_rows_t){1, pairs, none, w->ordinals, w->ones};
+    rows.first += w->batch[0];
     coterie_bank_ffn(w->bank,
-                     (coterie_ffn_call_t){NULL, &expert, &rows, w->inputs,
-                                          outputs, w->scratch});
+                     (coterie_ffn_call_t){NULL, w->weights, &rows, w->x,
+                                          w->sums, w->scratch});
+}
+
+static void batch_release(const wave_t *w, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        coterie_tiers_release(w->bank->tiers, item_of(w, w->batch[i]),
+                              pairs_of(w, w->batch[i]));
 }
 
 /* As the kernel would have: by ascending expert, with its own fused step. */

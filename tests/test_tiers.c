@@ -218,6 +218,26 @@ Test(tiers, never_evict_what_is_in_use)
     coterie_tiers_destroy(tiers);
 }
 
+Test(tiers, give_more_at_a_time_unless_somebody_waits_for_a_slot)
+{
+    coterie_tiers_t *tiers = tiers_of(2, COTERIE_POLICY_LRU);
+    uint32_t few[2] = {0, 1}, many[3] = {0, 1, 2};
+    coterie_items_t two = {few, 2}, three = {many, 3};
+
+    use_items(tiers, 2, (uint32_t[]){0, 1});
+    coterie_tiers_want(tiers, two);
+    cr_expect(coterie_tiers_more(tiers, two));
+    take_one(tiers, two);
+    cr_expect(coterie_tiers_more(tiers, two));
+    take_one(tiers, two);
+    cr_expect(not(coterie_tiers_more(tiers, two)));
+    coterie_tiers_want(tiers, three);
+    cr_expect(not(coterie_tiers_more(tiers, three)));
+    for (int i = 0; i < 3; i++)
+        take_one(tiers, three);
+    coterie_tiers_destroy(tiers);
+}
+
 Test(tiers, read_ahead_what_is_guessed)
 {
     coterie_tiers_t *tiers = tiers_of(4, COTERIE_POLICY_LRU);
