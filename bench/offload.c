@@ -46,6 +46,7 @@ typedef struct bench {
     uint64_t record_size;
     coterie_arena_t arena; /* as large as the budget */
     offload_files_t files;
+    coterie_pool_t *pool; /* a thread for each core */
     double compute_ms; /* of a token */
     double *step_s;
     uint32_t *reads;
@@ -63,8 +64,7 @@ static void teach(const bench_t *b, coterie_tiers_t *tiers);
 static coterie_status_t mapped_run(bench_t *b);
 static coterie_status_t optimum(const bench_t *b, uint32_t policy,
                                 coterie_replay_result_t *result);
-static void policy_print(const bench_t *b, double drive_gbs,
-                         const offload_run_t *run,
+static void policy_print(const bench_t *b, const offload_run_t *run,
                          const coterie_replay_result_t *replay);
 static offload_run_t run_of(const bench_t *b);
 static double token_ms(const offload_run_t *run);
@@ -104,6 +104,7 @@ static void paths_split(bench_t *b, char *list)
 
 static coterie_status_t bench_open(bench_t *b, const char *trace)
 {
+    coterie_pool_options_t every_core = COTERIE_POOL_OPTIONS_INIT;
     coterie_status_t status = offload_trace_merge(trace, LAYERS, &b->trace);
 
     if (status != COTERIE_OK)
@@ -113,7 +114,9 @@ static coterie_status_t bench_open(bench_t *b, const char *trace)
     b->reads = calloc(b->steps, sizeof(*b->reads));
     if (b->step_s == NULL || b->reads == NULL)
         return coterie_fail_memory(b->steps, "steps");
-    status = store_open(b);
+    status = coterie_pool_create(&every_core, &b->pool);
+    if (status == COTERIE_OK)
+        status = store_open(b);
     if (status == COTERIE_OK)
         status = sequences_pick(b);
     if (status == COTERIE_OK)
@@ -217,7 +220,6 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
     offload_run_t run = run_of(b);
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
     coterie_replay_result_t replay = COTERIE_REPLAY_RESULT_INIT;
-    double drive_gbs = offload_files_measure(&b->files);
     coterie_status_t status;
 
     options.budget_percent = BUDGET_PERCENT;
@@ -228,13 +230,12 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
         return status;
     teach(b, run.experts.tiers);
     run.reads = b->reads; /* the last policy's stay */
+    run.files = &b->files;
     status = offload_decode(&run);
     if (status == COTERIE_OK)
         status = optimum(b, policy, &replay);
-    /* Drives that others share change from minute to minute. */
-    drive_gbs = (drive_gbs + offload_files_measure(&b->files)) / 2;
     if (status == COTERIE_OK)
-        policy_print(b, drive_gbs, &run, &replay);
+        policy_print(b, &run, &replay);
     coterie_tiers_destroy(run.experts.tiers);
     return status;
 }
@@ -330,8 +331,7 @@ static coterie_status_t optimum(const bench_t *b, uint32_t policy,
     return status;
 }
 
-static void policy_print(const bench_t *b, double drive_gbs,
-                         const offload_run_t *run,
+static void policy_print(const bench_t *b, const offload_run_t *run,
                          const coterie_replay_result_t *replay)
 {
     const coterie_tiers_counts_t *from = &run->before, *to = &run->after;
@@ -341,7 +341,7 @@ static void policy_print(const bench_t *b, double drive_gbs,
     uint64_t guessed = to->guesses_used - from->guesses_used;
     uint64_t demanded = to->demand_reads - from->demand_reads;
     double needed_mb = mb * (double)(demanded + guessed);
-    double drive_ms = needed_mb / drive_gbs;
+    double drive_ms = needed_mb / run->drive_gbs;
     double bound = drive_ms > b->compute_ms ? drive_ms : b->compute_ms;
 
     printf("{\"batch\": %u, \"round\": %u, \"experts\": \"tiers\", "
@@ -354,7 +354,7 @@ static void policy_print(const bench_t *b, double drive_gbs,
            b->batch, b->round, policy_names[run->policy], token_ms(run),
            b->compute_ms, drive_ms, token_ms(run) / bound,
            1e-6 * (double)(to->stall_ns - from->stall_ns) / tokens,
-           drive_gbs, 1e-6 * (double)(to->bytes - from->bytes) / tokens,
+           run->drive_gbs, 1e-6 * (double)(to->bytes - from->bytes) / tokens,
            needed_mb, mb * (double)wasted,
            (double)(to->hits - from->hits) / (double)(to->uses - from->uses),
            (double)(demanded + guessed) /
@@ -371,6 +371,7 @@ static offload_run_t run_of(const bench_t *b)
                            .sequences = b->sequences + b->round * b->batch,
                            .batch = b->batch,
                            .steps = b->steps,
+                           .pool = b->pool,
                            .measured = b->steps / 2,
                            .step_s = b->step_s};
 }
@@ -385,6 +386,7 @@ static void bench_close(bench_t *b)
     offload_files_close(&b->files);
     coterie_arena_destroy(&b->arena);
     coterie_model_close(b->model);
+    coterie_pool_destroy(b->pool);
     coterie_trace_destroy(b->trace);
     free(b->sequences);
     free(b->hot);

@@ -12,6 +12,8 @@
 #include "experts/model.h"
 #include "experts/store.h"
 
+enum { DRIVE_TURN = 8 }; /* steps between two measurements of drives */
+
 typedef struct engine {
     offload_run_t *run;
     coterie_expert_format_t format;
@@ -24,6 +26,8 @@ typedef struct engine {
     void *scratch;
     uint32_t cold_left; /* of this step */
     uint64_t bytes;     /* read before this step */
+    double drive_s_per_gb; /* the sum of what was measured, so often */
+    uint32_t drive_turns;
 } engine_t;
 
 static coterie_status_t engine_open(engine_t *engine,
@@ -43,6 +47,7 @@ static coterie_status_t engine_experts(void *engine, uint32_t layer,
 static const unsigned char *record_of(engine_t *engine, uint32_t layer,
                                       uint32_t expert);
 static uint32_t reads_note(engine_t *engine);
+static void drives_note(engine_t *engine, uint32_t ordinal);
 
 coterie_status_t offload_decode(offload_run_t *run)
 {
@@ -66,6 +71,7 @@ coterie_status_t offload_decode(offload_run_t *run)
         run->seconds += run->step_s[i];
         if (run->reads != NULL)
             run->reads[i] = reads_note(&engine);
+        drives_note(&engine, i);
     }
     if (run->experts.tiers != NULL)
         coterie_tiers_counts(run->experts.tiers, &run->after);
@@ -102,6 +108,8 @@ static coterie_status_t engine_open(engine_t *engine,
     if (status == COTERIE_OK && tiered)
         status = coterie_bank_create_tiered(run->experts.tiers, *placement_p,
                                             0, &engine->bank);
+    if (status == COTERIE_OK && tiered)
+        coterie_bank_set_pool(engine->bank, run->pool);
     options.transport = *transport_p;
     options.placement = *placement_p;
     options.bank = engine->bank;
@@ -141,7 +149,7 @@ static coterie_status_t arrays_create(engine_t *engine)
     engine->ids = calloc(batch, OFFLOAD_K * sizeof(int32_t));
     engine->next = calloc(batch, sizeof(int32_t));
     engine->weights = calloc(batch, OFFLOAD_K * sizeof(float));
-    engine->scratch = malloc(coterie_expert_ffn_scratch(&shape));
+    engine->scratch = malloc(coterie_pool_scratch(engine->run->pool, &shape));
     whole = whole && engine->normed != NULL && engine->ids != NULL &&
             engine->next != NULL && engine->weights != NULL &&
             engine->scratch != NULL;
@@ -259,7 +267,9 @@ static coterie_status_t engine_experts(void *engine, uint32_t layer,
         experts[i].up = record + format->up_offset;
         experts[i].down = record + format->down_offset;
     }
-    coterie_expert_ffn(&shape, experts, rows, normed, sums, e->scratch);
+    coterie_pool_ffn(e->run->pool,
+                     &(coterie_ffn_call_t){&shape, experts, rows, normed, sums,
+                                           e->scratch});
     return COTERIE_OK;
 }
 
@@ -293,4 +303,19 @@ static uint32_t reads_note(engine_t *engine)
     coterie_tiers_counts(engine->run->experts.tiers, &counts);
     engine->bytes = counts.bytes;
     return (uint32_t)((counts.bytes - before) / engine->format.record_size);
+}
+
+/* Drives that others share change from second to second. The mean is of times,
+ * as a step's is. */
+static void drives_note(engine_t *engine, uint32_t ordinal)
+{
+    offload_run_t *run = engine->run;
+    uint32_t counted = ordinal + 1 + run->measured - run->steps;
+
+    if (run->files == NULL || ordinal + 1 < run->steps - run->measured ||
+        counted % DRIVE_TURN != 0)
+        return;
+    engine->drive_s_per_gb += 1 / offload_files_measure(run->files);
+    engine->drive_turns++;
+    run->drive_gbs = engine->drive_turns / engine->drive_s_per_gb;
 }
