@@ -64,7 +64,8 @@ static void teach(const bench_t *b, coterie_tiers_t *tiers);
 static coterie_status_t mapped_run(bench_t *b);
 static coterie_status_t optimum(const bench_t *b, uint32_t policy,
                                 coterie_replay_result_t *result);
-static void policy_print(const bench_t *b, const offload_run_t *run,
+static void policy_print(const bench_t *b, double drive_gbs,
+                         const offload_run_t *run,
                          const coterie_replay_result_t *replay);
 static offload_run_t run_of(const bench_t *b);
 static double token_ms(const offload_run_t *run);
@@ -220,6 +221,7 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
     offload_run_t run = run_of(b);
     coterie_tiers_options_t options = COTERIE_TIERS_OPTIONS_INIT;
     coterie_replay_result_t replay = COTERIE_REPLAY_RESULT_INIT;
+    double drive_gbs = offload_files_measure(&b->files);
     coterie_status_t status;
 
     options.budget_percent = BUDGET_PERCENT;
@@ -230,12 +232,13 @@ static coterie_status_t policy_run(bench_t *b, uint32_t policy)
         return status;
     teach(b, run.experts.tiers);
     run.reads = b->reads; /* the last policy's stay */
-    run.files = &b->files;
     status = offload_decode(&run);
     if (status == COTERIE_OK)
         status = optimum(b, policy, &replay);
+    /* Drives that others share change from minute to minute. */
+    drive_gbs = (drive_gbs + offload_files_measure(&b->files)) / 2;
     if (status == COTERIE_OK)
-        policy_print(b, &run, &replay);
+        policy_print(b, drive_gbs, &run, &replay);
     coterie_tiers_destroy(run.experts.tiers);
     return status;
 }
@@ -331,7 +334,8 @@ static coterie_status_t optimum(const bench_t *b, uint32_t policy,
     return status;
 }
 
-static void policy_print(const bench_t *b, const offload_run_t *run,
+static void policy_print(const bench_t *b, double drive_gbs,
+                         const offload_run_t *run,
                          const coterie_replay_result_t *replay)
 {
     const coterie_tiers_counts_t *from = &run->before, *to = &run->after;
@@ -341,7 +345,7 @@ static void policy_print(const bench_t *b, const offload_run_t *run,
     uint64_t guessed = to->guesses_used - from->guesses_used;
     uint64_t demanded = to->demand_reads - from->demand_reads;
     double needed_mb = mb * (double)(demanded + guessed);
-    double drive_ms = needed_mb / run->drive_gbs;
+    double drive_ms = needed_mb / drive_gbs;
     double bound = drive_ms > b->compute_ms ? drive_ms : b->compute_ms;
 
     printf("{\"batch\": %u, \"round\": %u, \"experts\": \"tiers\", "
@@ -354,7 +358,7 @@ static void policy_print(const bench_t *b, const offload_run_t *run,
            b->batch, b->round, policy_names[run->policy], token_ms(run),
            b->compute_ms, drive_ms, token_ms(run) / bound,
            1e-6 * (double)(to->stall_ns - from->stall_ns) / tokens,
-           run->drive_gbs, 1e-6 * (double)(to->bytes - from->bytes) / tokens,
+           drive_gbs, 1e-6 * (double)(to->bytes - from->bytes) / tokens,
            needed_mb, mb * (double)wasted,
            (double)(to->hits - from->hits) / (double)(to->uses - from->uses),
            (double)(demanded + guessed) /

@@ -12,8 +12,6 @@
 #include "experts/model.h"
 #include "experts/store.h"
 
-enum { DRIVE_TURN = 8 }; /* steps between two measurements of drives */
-
 typedef struct engine {
     offload_run_t *run;
     coterie_expert_format_t format;
@@ -26,8 +24,6 @@ typedef struct engine {
     void *scratch;
     uint32_t cold_left; /* of this step */
     uint64_t bytes;     /* read before this step */
-    double drive_s_per_gb; /* the sum of what was measured, so often */
-    uint32_t drive_turns;
 } engine_t;
 
 static coterie_status_t engine_open(engine_t *engine,
@@ -47,7 +43,6 @@ static coterie_status_t engine_experts(void *engine, uint32_t layer,
 static const unsigned char *record_of(engine_t *engine, uint32_t layer,
                                       uint32_t expert);
 static uint32_t reads_note(engine_t *engine);
-static void drives_note(engine_t *engine, uint32_t ordinal);
 
 coterie_status_t offload_decode(offload_run_t *run)
 {
@@ -71,7 +66,6 @@ coterie_status_t offload_decode(offload_run_t *run)
         run->seconds += run->step_s[i];
         if (run->reads != NULL)
             run->reads[i] = reads_note(&engine);
-        drives_note(&engine, i);
     }
     if (run->experts.tiers != NULL)
         coterie_tiers_counts(run->experts.tiers, &run->after);
@@ -303,19 +297,4 @@ static uint32_t reads_note(engine_t *engine)
     coterie_tiers_counts(engine->run->experts.tiers, &counts);
     engine->bytes = counts.bytes;
     return (uint32_t)((counts.bytes - before) / engine->format.record_size);
-}
-
-/* Drives that others share change from second to second. The mean is of times,
- * as a step's is. */
-static void drives_note(engine_t *engine, uint32_t ordinal)
-{
-    offload_run_t *run = engine->run;
-    uint32_t counted = ordinal + 1 + run->measured - run->steps;
-
-    if (run->files == NULL || ordinal + 1 < run->steps - run->measured ||
-        counted % DRIVE_TURN != 0)
-        return;
-    engine->drive_s_per_gb += 1 / offload_files_measure(run->files);
-    engine->drive_turns++;
-    run->drive_gbs = engine->drive_turns / engine->drive_s_per_gb;
 }

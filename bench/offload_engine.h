@@ -27,8 +27,6 @@ typedef struct offload_run {
     uint32_t policy;  /* of the tiers, for the report */
     double seconds;   /* set: of those steps, */
     double *step_s;   /* [steps], of each, */
-    offload_files_t *files; /* NULL, or drives that take turns with them, */
-    double drive_gbs;       /* set: which read that fast */
     uint32_t *reads;  /* [steps] and how many experts each read, */
     coterie_tiers_counts_t before, after; /* and what the tiers counted */
 } offload_run_t;

@@ -244,7 +244,7 @@ void coterie_reader_destroy(coterie_reader_t *reader)
     free(reader);
 }
 
-/* Whoever has a read to begin submits it, which is faster than to wake a thread.
+/* Whoever has a read to begin submits it: faster than to wake another for that.
  * The reader's own, in a call of done, looks before it waits again. */
 static void stir(coterie_reader_t *reader)
 {
