@@ -42,8 +42,10 @@ typedef struct coterie_panel_tile {
     size_t panel_stride; /* bytes */
     const char *scale[COTERIE_PANELS_MAX]; /* of each panel, if apart from it */
     uint32_t steps;       /* vectors of weights of a panel */
-    const char *ahead;    /* what will be read later, with the same stride, */
-    size_t ahead_step;    /* and how fast to ask for it: bytes a vector */
+    const char *ahead;    /* what will be read later, and how fast to ask for */
+    size_t ahead_step;    /* it: bytes a vector, */
+    size_t ahead_stride;  /* and from panel to panel; */
+    bool ahead_near;      /* for the first-level cache */
     bool add;             /* to y, instead of setting it */
     float *y;
     size_t y_stride; /* elements */

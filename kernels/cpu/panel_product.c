@@ -4,9 +4,10 @@
 
 #include "kernels/cpu/panel.h"
 
-/* Streams of panels no longer than this end before the processor makes up for
- * their beginning; so the next ones are asked for. Measured on Zen 4. */
-enum { SHORT_PANEL = 32 << 10 };
+/* Panels read side by side are as many streams, which end before the processor
+ * makes up for their beginning; so the next ones are asked for as one, unless
+ * they would not stay in the second-level cache. Measured on Zen 4. */
+enum { NEAR = 320 << 10 };
 
 /* A product, and how it is cut: rows into tiles of nearly equal numbers, steps
  * of the inner dimension into blocks. */
@@ -28,6 +29,8 @@ typedef struct job {
 static job_t job_of(const coterie_panel_product_t *product);
 static void stream(const job_t *job);
 static void compute(const job_t *job);
+static void ahead_set(const job_t *job, const char *next, uint32_t t,
+                      coterie_panel_tile_t *tile);
 static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile);
 static coterie_panel_tile_t tile_at(const job_t *job, uint32_t tile,
                                     uint32_t panel, uint32_t step);
@@ -104,16 +107,19 @@ static void stream(const job_t *job)
     const coterie_panel_product_t *product = job->product;
     const uint32_t wide = job->tiles->kind[product->rows - 1].panels;
     const uint32_t at_once =
-        job->steps <= job->block ? product->panels : wide;
+        job->steps <= job->block && wide == 1 ? product->panels : wide;
     uint32_t count;
 
     for (uint32_t panel = 0; panel < product->panels; panel += count) {
         count = least(product->panels - panel, at_once);
         for (uint32_t step = 0; step < job->steps; step += job->block) {
             coterie_panel_tile_t tile = tile_at(job, 0, panel, step);
-            if (job->panel_stride <= SHORT_PANEL)
-                tile.ahead = tile.weight + wide * job->panel_stride;
-            tile.ahead_step = COTERIE_PANEL_VECTOR;
+            if (wide * job->panel_stride <= NEAR)
+                tile.ahead = panel_at(job, panel + wide, 0) +
+                             wide * (size_t)(tile.weight -
+                                             panel_at(job, panel, 0));
+            tile.ahead_step = wide * COTERIE_PANEL_VECTOR;
+            tile.ahead_stride = COTERIE_PANEL_VECTOR;
             tile_run(job, panel, count, &tile);
         }
     }
@@ -135,15 +141,29 @@ static void compute(const job_t *job)
                 next = panel_at(job, 0, step + job->block);
             for (uint32_t t = 0; t < job->count; t++) {
                 coterie_panel_tile_t tile = tile_at(job, t, panel, step);
-                tile.ahead =
-                    next + coterie_panel_vectors(product->method->dtype,
-                                                 tile.steps) *
-                               t / job->count * COTERIE_PANEL_VECTOR;
-                tile.ahead_step = COTERIE_PANEL_VECTOR / job->count;
+                ahead_set(job, next, t, &tile);
                 tile_run(job, panel, least(product->panels - panel, wide),
                          &tile);
             }
         }
+}
+
+/* The tile's share: of what lies end to end one stretch, else one of each
+ * panel. */
+static void ahead_set(const job_t *job, const char *next, uint32_t t,
+                      coterie_panel_tile_t *tile)
+{
+    const uint32_t panels = job->tiles->kind[tile->rows - 1].panels;
+    const size_t vectors =
+        coterie_panel_vectors(job->product->method->dtype, tile->steps);
+    const uint32_t line = COTERIE_PANEL_VECTOR;
+    const uint32_t together = job->steps <= job->block ? panels : 1;
+
+    tile->ahead_near = true;
+    tile->ahead = next + vectors * together * t / job->count * line;
+    tile->ahead_step = (size_t)line * together / job->count;
+    tile->ahead_stride =
+        together > 1 ? line / job->count : job->panel_stride;
 }
 
 static uint32_t tile_first(uint32_t rows, uint32_t tiles, uint32_t tile)

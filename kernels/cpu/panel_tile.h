@@ -67,6 +67,8 @@ INLINE void panel_total_set(panel_state_t *state, panel_shape_t shape, int row,
 INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
                              panel_shape_t shape, size_t group,
                              panel_state_t *state);
+INLINE void panel_ask(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                      size_t vector);
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t vector, int half, panel_state_t *state);
 INLINE void panel_unit(const coterie_panel_tile_t *tile, panel_shape_t shape,
@@ -252,16 +254,28 @@ INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
         }
 }
 
+/* As much as a vector of each panel. A single stream is for the processor to
+ * foresee. Only few lines may be under way to the first-level cache, more to
+ * the second: where memory decides, that. */
+INLINE void panel_ask(const coterie_panel_tile_t *tile, panel_shape_t shape,
+                      size_t vector)
+{
+    const char *at = tile->ahead + vector * tile->ahead_step;
+
+    if (shape.panels == 1 || tile->ahead == NULL)
+        return;
+    UNROLL_ALL for (int p = 0; p < shape.panels; p++)
+        if (tile->ahead_near)
+            __builtin_prefetch(at + (size_t)p * tile->ahead_stride, 0, 3);
+        else
+            __builtin_prefetch(at + (size_t)p * tile->ahead_stride, 0, 2);
+}
+
 /* One vector of weights of each panel; sums of bytes go into a half. */
 INLINE void panel_step(const coterie_panel_tile_t *tile, panel_shape_t shape,
                        size_t vector, int half, panel_state_t *state)
 {
-    /* A single stream is for the processor to foresee. */
-    if (shape.panels > 1 && tile->ahead != NULL)
-        UNROLL_ALL for (int p = 0; p < shape.panels; p++)
-            __builtin_prefetch(tile->ahead + vector * tile->ahead_step +
-                                   (size_t)p * tile->panel_stride,
-                               0, 3);
+    panel_ask(tile, shape, vector);
     UNROLL_ALL for (int i = 0; i < shape.units; i++)
         panel_unit(tile, shape, vector, i, shape.units > 1 ? i % 2 : half,
                    state);
@@ -316,6 +330,10 @@ INLINE void panel_fold(const coterie_panel_tile_t *tile, panel_shape_t shape,
 
     if (shape.dtype == COTERIE_DTYPE_INT8 && is_int8)
         return;
+    if (coterie_panel_bundle(shape.dtype) > 0)
+        panel_ask(tile, shape,
+                  coterie_panel_scale_at(shape.dtype, group) /
+                      COTERIE_PANEL_VECTOR);
     UNROLL_ALL for (int p = 0; p < shape.panels; p++) {
         scale[p] = panel_scale(tile, p, shape.dtype, group);
         if (shape.dtype == COTERIE_DTYPE_MXFP4 && is_int8)

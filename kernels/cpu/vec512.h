@@ -310,14 +310,14 @@ VEC vec_t vec_round_bf16(vec_t v)
 #define PANEL_ROWS 12
 #define WIDE(words, dtype)                                                \
     PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)                   \
-    PANEL(words, dtype, 3, 1) PANEL(words, dtype, 4, 4)                   \
+    PANEL(words, dtype, 3, 4) PANEL(words, dtype, 4, 4)                   \
     PANEL(words, dtype, 5, 4) PANEL(words, dtype, 6, 2)                   \
     PANEL(words, dtype, 7, 2) PANEL(words, dtype, 8, 2)                   \
     PANEL(words, dtype, 9, 2) PANEL(words, dtype, 10, 2)                  \
     PANEL(words, dtype, 11, 2) PANEL(words, dtype, 12, 2)                 \
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),             \
                 PANEL_KIND(words, dtype, 2, 1),                           \
-                PANEL_KIND(words, dtype, 3, 1),                           \
+                PANEL_KIND(words, dtype, 3, 4),                           \
                 PANEL_KIND(words, dtype, 4, 4),                           \
                 PANEL_KIND(words, dtype, 5, 4),                           \
                 PANEL_KIND(words, dtype, 6, 2),                           \
