@@ -48,7 +48,7 @@ typedef struct settings {
     coterie_dtype_t dtype;
     coterie_compute_t compute;
     list_t tokens, threads;
-    double seconds; /* to go on with one number of tokens */
+    double seconds; /* of runs with one number of tokens */
     uint32_t peer_count;
     const peer_t *peers[PEERS_MAX];
 } settings_t;
@@ -219,7 +219,7 @@ static void contest_run(contest_t *contest, uint32_t tokens)
 {
     coterie_pool_options_t options = COTERIE_POOL_OPTIONS_INIT;
     const settings_t *settings = contest->settings;
-    const double start = bench_seconds();
+    double start;
 
     options.threads = contest->threads;
     if (coterie_pool_create(&options, &contest->pool) != COTERIE_OK) {
@@ -231,6 +231,7 @@ static void contest_run(contest_t *contest, uint32_t tokens)
         allocate(coterie_pool_scratch(contest->pool, &contest->layer->ffn));
     batch_route(&contest->batch, settings->shape);
     peers_open(contest);
+    start = bench_seconds();
     while (contest->figures.runs < RUNS_MAX &&
            (contest->figures.runs < RUNS_MIN ||
             bench_seconds() - start < settings->seconds)) {

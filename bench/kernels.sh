@@ -34,12 +34,16 @@ measure() {
 for kind in "bf16 bf16" "f32 f32" "int8 int8" "int8-group int8" "int4 int8" \
     "int4-zero int8" "mxfp4 int8" "fp8 bf16" "f16 f32"; do
     # shellcheck disable=SC2086 # a type and its products
-    measure Q $kind 1,8,64,512 1,2 1.5
+    measure Q $kind 1,8 1,2 3
+    # shellcheck disable=SC2086
+    measure Q $kind 64,512 1,2 1.5
 done
 for shape in M D; do
     for kind in "bf16 bf16" "int8-group int8" "int4 int8"; do
         # shellcheck disable=SC2086
-        measure $shape $kind 1,8,64,512 1,2 1
+        measure $shape $kind 1,8 1,2 3
+        # shellcheck disable=SC2086
+        measure $shape $kind 64,512 1,2 1
     done
     measure $shape f32 f32 64,512 2 1
 done
