@@ -340,7 +340,7 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 
 /* 12 registers of sums, two of weights and the present x. */
 #define PANEL_ROWS 6
-#define WIDE(words, dtype)                                                \
+#define WIDE(words, dtype, few)                                           \
     PANEL(words, dtype, 1, 1)                                             \
     PANEL(words, dtype, 1, 2) PANEL(words, dtype, 2, 2)                   \
     PANEL(words, dtype, 3, 1) PANEL(words, dtype, 4, 1)                   \

@@ -1,7 +1,8 @@
 /* The tiles of panels that an instruction set has, by the words that x is in.
- * Includes of this file have defined WIDE(words, dtype) and SPANNED(words,
- * dtype, few), which make tiles and list them as kinds_<words>_<dtype>, and the
- * names of the tables that they provide: TABLE_F32, TABLE_BF16, TABLE_INT8. */
+ * Includes of this file have defined WIDE and SPANNED, which take words, a
+ * dtype and the panels that suit one or two rows, make tiles and list them as
+ * kinds_<words>_<dtype>, and the names of the tables that they provide:
+ * TABLE_F32, TABLE_BF16, TABLE_INT8. */
 
 #include "kernels/cpu/panel_tile.h"
 #include "kernels/cpu/panel_words.h"
@@ -18,9 +19,9 @@
         kinds_##words##_##dtype, panel_##words##_##dtype##_1x1}
 
 #if defined(TABLE_F32)
-WIDE(F32, F32)
-WIDE(F32, F16)
-WIDE(F32, BF16)
+WIDE(F32, F32, 1)
+WIDE(F32, F16, 4)
+WIDE(F32, BF16, 1)
 SPANNED(F32, INT8, 4)
 SPANNED(F32, INT8_GROUP, 4)
 SPANNED(F32, INT4, 4)
@@ -42,7 +43,7 @@ const coterie_panel_table_t TABLE_F32 = {
 #endif
 
 #if defined(TABLE_BF16)
-WIDE(BF16, BF16)
+WIDE(BF16, BF16, 1)
 SPANNED(BF16, INT8, 4)
 SPANNED(BF16, INT8_GROUP, 4)
 SPANNED(BF16, INT4, 4)

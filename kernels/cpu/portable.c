@@ -330,11 +330,11 @@ VEC raw_t raw_dot(raw_t sum, raw_t weights, const char *word)
 #include "kernels/cpu/tile.h"
 
 #define PANEL_ROWS 2
-#define WIDE(words, dtype)                                          \
+#define WIDE(words, dtype, few)                                     \
     PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)             \
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),       \
                 PANEL_KIND(words, dtype, 2, 1))
-#define SPANNED(words, dtype, few) WIDE(words, dtype)
+#define SPANNED WIDE
 #define TABLE_F32 coterie_table_portable_f32
 #define PANEL_DOT raw_dot
 #define TABLE_INT8 coterie_table_portable_int8

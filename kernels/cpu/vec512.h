@@ -304,19 +304,20 @@ VEC vec_t vec_round_bf16(vec_t v)
                               _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
 }
 
-/* With few rows memory decides, and one panel after the other is one stream,
- * which the processor follows best. With many, 24 sums, 2 weights and the
- * present x make the most of the registers. */
+/* With few rows memory decides. `few` panels with one or two of them: 1 where
+ * products leave time enough, for that is one stream, which the processor
+ * follows best; 4 where chains of sums would take too long. With many rows, 24
+ * sums, 2 weights and the present x make the most of the registers. */
 #define PANEL_ROWS 12
-#define WIDE(words, dtype)                                                \
-    PANEL(words, dtype, 1, 1) PANEL(words, dtype, 2, 1)                   \
+#define WIDE(words, dtype, few)                                           \
+    PANEL(words, dtype, 1, 1) PANEL_FEW_##few(words, dtype)               \
     PANEL(words, dtype, 3, 4) PANEL(words, dtype, 4, 4)                   \
     PANEL(words, dtype, 5, 4) PANEL(words, dtype, 6, 2)                   \
     PANEL(words, dtype, 7, 2) PANEL(words, dtype, 8, 2)                   \
     PANEL(words, dtype, 9, 2) PANEL(words, dtype, 10, 2)                  \
     PANEL(words, dtype, 11, 2) PANEL(words, dtype, 12, 2)                 \
-    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, 1),             \
-                PANEL_KIND(words, dtype, 2, 1),                           \
+    PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, few),           \
+                PANEL_KIND(words, dtype, 2, few),                         \
                 PANEL_KIND(words, dtype, 3, 4),                           \
                 PANEL_KIND(words, dtype, 4, 4),                           \
                 PANEL_KIND(words, dtype, 5, 4),                           \
@@ -327,10 +328,9 @@ VEC vec_t vec_round_bf16(vec_t v)
                 PANEL_KIND(words, dtype, 10, 2),                          \
                 PANEL_KIND(words, dtype, 11, 2),                          \
                 PANEL_KIND(words, dtype, 12, 2))
-/* Twice as many sums; `few` panels with one or two rows: 1 where products of
- * bytes leave time enough, 4 where chains of sums would take too long. */
+/* Twice as many sums. */
 #define SPANNED(words, dtype, few)                                        \
-    PANEL(words, dtype, 1, 1) SPANNED_FEW_##few(words, dtype)             \
+    PANEL(words, dtype, 1, 1) PANEL_FEW_##few(words, dtype)               \
     PANEL(words, dtype, 3, 2) PANEL(words, dtype, 4, 2)                   \
     PANEL(words, dtype, 5, 2) PANEL(words, dtype, 6, 2)                   \
     PANEL_KINDS(words, dtype, PANEL_KIND(words, dtype, 1, few),           \
@@ -339,6 +339,6 @@ VEC vec_t vec_round_bf16(vec_t v)
                 PANEL_KIND(words, dtype, 4, 2),                           \
                 PANEL_KIND(words, dtype, 5, 2),                           \
                 PANEL_KIND(words, dtype, 6, 2))
-#define SPANNED_FEW_1(words, dtype) PANEL(words, dtype, 2, 1)
-#define SPANNED_FEW_4(words, dtype) \
+#define PANEL_FEW_1(words, dtype) PANEL(words, dtype, 2, 1)
+#define PANEL_FEW_4(words, dtype) \
     PANEL(words, dtype, 1, 4) PANEL(words, dtype, 2, 4)
