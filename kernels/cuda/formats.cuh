@@ -85,7 +85,8 @@ struct halves_format {
     }
 };
 
-/* Scales of 16 outputs side by side, SIZE bytes each; `ask` takes the lane's. */
+/* Scales of 16 outputs side by side, SIZE bytes each; `ask` takes the lane's.
+ */
 template <int SIZE> struct output_scales {
     static __device__ __forceinline__ uint4 ask(const char *scales,
                                                 uint32_t output)
