@@ -260,10 +260,11 @@ INLINE void panel_dots_clear(const coterie_panel_tile_t *tile,
 INLINE void panel_ask(const coterie_panel_tile_t *tile, panel_shape_t shape,
                       size_t vector)
 {
-    const char *at = tile->ahead + vector * tile->ahead_step;
+    const char *at = tile->ahead;
 
-    if (shape.panels == 1 || tile->ahead == NULL)
+    if (shape.panels == 1 || at == NULL)
         return;
+    at += vector * tile->ahead_step;
     UNROLL_ALL for (int p = 0; p < shape.panels; p++)
         if (tile->ahead_near)
             __builtin_prefetch(at + (size_t)p * tile->ahead_stride, 0, 3);

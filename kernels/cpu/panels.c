@@ -97,10 +97,12 @@ static void pack_elements(uint32_t dtype, size_t output, uint32_t in,
     const size_t element = 4 / step;
 
     for (uint32_t k = 0; k < in; k += step) {
-        const uint32_t count = in - k < step ? in - k : step;
-        memcpy(panel + coterie_panel_vector(dtype, k / step) * VECTOR +
-                   output * 4,
-               row + k * element, count * element);
+        char *to = panel + coterie_panel_vector(dtype, k / step) * VECTOR +
+                   output * 4;
+        if (in - k >= step)
+            memcpy(to, row + k * element, 4);
+        else
+            memcpy(to, row + k * element, (in - k) * element);
     }
 }
 
